@@ -1,0 +1,13 @@
+"""fastscan: linear recurrences for JAX with kernels of their own.
+
+    h_last, h = fastscan.linear_scan(a, x, h0, reset=reset, axis=0)
+
+`docs/architecture.md` shows the way from a call to its kernel.
+"""
+
+from fastscan import reference
+from fastscan.dispatch import explain, implementations
+from fastscan.linear import linear_scan
+from fastscan.memory import keep_freed_memory
+
+__all__ = ["explain", "implementations", "keep_freed_memory", "linear_scan", "reference"]

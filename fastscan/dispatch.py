@@ -1,0 +1,213 @@
+"""Which implementation runs a call, and why the others do not.
+
+The order on each platform is a rule that can be read here (`preference`) and asked
+(`fastscan.explain`). A name that the caller gives is that implementation or an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+
+from fastscan.kernels.case import LinearCase
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """One way to run the recurrences: its name, where it runs, and what it lacks here."""
+
+    name: str
+    summary: str
+    platforms: tuple[str, ...]
+    package: str
+    missing: str | None
+    """What is missing and how to get it; None where the implementation is ready."""
+
+    @property
+    def available(self) -> bool:
+        """Whether it can run in this process."""
+        return self.missing is None
+
+    def declines(self, case: LinearCase, platform: str) -> str | None:
+        """Why it does not run `case` on `platform`, or None where it does."""
+        if platform not in self.platforms:
+            return f"runs on {', '.join(self.platforms)} only"
+        return self.missing or self.module.supports(case)
+
+    @property
+    def module(self) -> ModuleType:
+        """The file with this implementation's functions for the linear scan."""
+        return importlib.import_module(f"{self.package}.linear")
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.missing or 'ready'} ({self.summary})"
+
+
+ANYWHERE = (*PLATFORMS, "other")
+
+
+@functools.cache
+def implementations() -> dict[str, Implementation]:
+    """What is installed here, by name, and what is missing for the rest.
+
+    Each value has `name`, `summary`, `platforms`, `available` and `missing` (what is missing and
+    how to get it, or None); `str(value)` is a line to print.
+    """
+    from fastscan.kernels import cpu
+
+    rows = (
+        Implementation(
+            "cpu",
+            "native kernels, C++",
+            ("cpu",),
+            "fastscan.kernels.cpu",
+            cpu.missing(),
+        ),
+        Implementation("scan", "jax.lax.scan", ANYWHERE, "fastscan.kernels.scan", None),
+        Implementation(
+            "associative",
+            "jax.lax.associative_scan",
+            ANYWHERE,
+            "fastscan.kernels.associative",
+            None,
+        ),
+    )
+    return {row.name: row for row in rows}
+
+
+def fallback(case: LinearCase, platform: str) -> tuple[str, str]:
+    """The two implementations in plain JAX, the faster one first."""
+    sequential = ("scan", "associative")
+    if platform == "cpu":
+        return sequential
+    # On an accelerator every step of `lax.scan` is a kernel launch or more.
+    return sequential if case.length <= 8 else sequential[::-1]
+
+
+def preference(case: LinearCase, platform: str) -> tuple[str, ...]:
+    """The names that the automatic choice tries, best first."""
+    native = tuple(
+        row.name
+        for row in implementations().values()
+        if row.name not in ("scan", "associative") and platform in row.platforms
+    )
+    return (*native, *fallback(case, platform))
+
+
+def choose(
+    case: LinearCase, platform: str, implementation: tuple[str, ...] | None
+) -> ModuleType:
+    """The module that runs `case`: the first that fits.
+
+    Raises:
+        ValueError: none of the implementations that the caller named fits.
+    """
+    known = implementations()
+    reasons = []
+    for name in preference(case, platform) if implementation is None else implementation:
+        reason = known[name].declines(case, platform)
+        if reason is None:
+            if implementation is None and reasons:
+                _warn(platform, name, "; ".join(reasons))
+            return known[name].module
+        reasons.append(f"{name!r} {reason}")
+    raise ValueError(
+        f"linear_scan(implementation={implementation!r}) cannot run on {platform!r} with shape "
+        f"{case.shape} and dtype {case.dtype}: {'; '.join(reasons)}. Leave `implementation` out "
+        "for the automatic choice, or end it with 'scan', which always fits."
+    )
+
+
+@functools.cache
+def _warn(platform: str, name: str, reasons: str) -> None:
+    warnings.warn(
+        f"fastscan runs on {platform!r} by {name!r}, several times slower than a kernel of its "
+        f"own: {reasons}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def canonical_names(implementation: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """The caller's `implementation` as a tuple of known names.
+
+    Raises:
+        ValueError: a name is not known, or there is none.
+    """
+    if implementation is None:
+        return None
+    names = (implementation,) if isinstance(implementation, str) else tuple(implementation)
+    unknown = [name for name in names if name not in implementations()]
+    if unknown or not names:
+        raise ValueError(
+            f"implementation={implementation!r}: expected None, a name or a sequence of names "
+            f"among {', '.join(map(repr, implementations()))}."
+        )
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What `explain` found: `rows` of (call, platform, implementation, reason it declines)."""
+
+    rows: tuple[tuple[str, str, str, str | None], ...]
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "no fastscan call: nothing here is run by fastscan"
+        lines, chosen = [], set()
+        for call, platform, name, reason in self.rows:
+            if reason is not None:
+                verdict = f"declines: {reason}"
+            elif (call, platform) in chosen:
+                verdict = "could run, but is not the first choice"
+            else:
+                chosen.add((call, platform))
+                verdict = "runs"
+            lines.append(f"{call} on {platform}: {name} {verdict}")
+        return "\n".join(lines)
+
+
+def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """Which implementation would run `function(*args, **kwargs)` on each platform, and why.
+
+    `function` is any function that calls fastscan (also its gradient); it is traced, not run.
+    `print(fastscan.explain(f, x))` gives one line for each call, platform and implementation:
+    which one runs, and why each other one declined.
+    """
+    from fastscan import primitives
+
+    rows = []
+    calls = 0
+
+    def visit(jaxpr: Any) -> None:
+        nonlocal calls
+        for equation in jaxpr.eqns:
+            if equation.primitive in primitives.PRIMITIVES:
+                avals = [v.aval for v in equation.invars]
+                case = primitives.case_of(equation.primitive, avals, equation.params)
+                calls += 1
+                label = f"{calls}. {equation.primitive.name} {case.dtype}{list(case.shape)}"
+                wanted = equation.params["implementation"]
+                for platform in PLATFORMS:
+                    for name in wanted or preference(case, platform):
+                        reason = implementations()[name].declines(case, platform)
+                        rows.append((label, platform, name, reason))
+            for inner in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+            ):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    visit(inner)
+
+    visit(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
+    return Explanation(tuple(rows))

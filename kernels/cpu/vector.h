@@ -1,0 +1,300 @@
+// Vectors of array elements, for the compiler's vector extensions (GCC and Clang).
+//
+// Included once per instruction set, with kVectorBytes set to its register width, and only inside
+// an unnamed namespace: two translation units built with different instruction sets must not share
+// an inline function, or the linker keeps whichever it likes.
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__F16C__)
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 takes the undefined vectors in its own header for a mistake of the caller's.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#endif
+
+namespace fastscan {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T, int n>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(n * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+template <class T>
+struct VectorOf<T, 1> {
+  typedef T type __attribute__((may_alias));
+};
+template <class T, int n>
+using Vector = typename VectorOf<T, n>::type;
+
+template <class To, class From>
+inline To BitCast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class To, class From>
+inline To Convert(From from) {
+  if constexpr (std::is_arithmetic_v<From>) {
+    return static_cast<To>(from);
+  } else {
+    return __builtin_convertvector(from, To);
+  }
+}
+
+// Bits that are all one where `condition` holds and zero elsewhere, as vector comparisons give.
+template <class Mask, class Condition>
+inline Mask MaskOf(Condition condition) {
+  if constexpr (std::is_arithmetic_v<Condition>) {
+    return condition ? ~Mask{0} : Mask{0};
+  } else {
+    return BitCast<Mask>(condition);
+  }
+}
+
+// What an array holds (Storage), what the recurrence computes in (Scalar), and how many scalars an
+// element is made of: two for a complex number, real part first.
+struct F32 {
+  using Storage = float;
+  using Scalar = float;
+  static constexpr int kParts = 1;
+};
+struct F64 {
+  using Storage = double;
+  using Scalar = double;
+  static constexpr int kParts = 1;
+};
+struct C64 {
+  using Storage = float;
+  using Scalar = float;
+  static constexpr int kParts = 2;
+};
+struct C128 {
+  using Storage = double;
+  using Scalar = double;
+  static constexpr int kParts = 2;
+};
+struct BF16 {
+  using Storage = uint16_t;
+  using Scalar = float;
+  static constexpr int kParts = 1;
+  template <int n>
+  static Vector<float, n> Widen(Vector<uint16_t, n> v) {
+    return BitCast<Vector<float, n>>(Convert<Vector<uint32_t, n>>(v) << 16);
+  }
+  // To nearest, ties to even; a NaN stays one, with its sign.
+  template <int n>
+  static Vector<uint16_t, n> Narrow(Vector<float, n> v) {
+    using Bits = Vector<uint32_t, n>;
+    const Bits bits = BitCast<Bits>(v);
+    const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Bits quiet = (bits >> 16) | 0x40u;
+    const Bits nan = MaskOf<Bits>(v != v);
+    return Convert<Vector<uint16_t, n>>(Bits((quiet & nan) | (rounded & ~nan)));
+  }
+};
+struct F16 {
+  using Storage = uint16_t;
+  using Scalar = float;
+  static constexpr int kParts = 1;
+  template <int n>
+  static Vector<float, n> Widen(Vector<uint16_t, n> v) {
+#if defined(__AVX512F__)
+    if constexpr (n == 16) return BitCast<Vector<float, n>>(_mm512_cvtph_ps(BitCast<__m256i>(v)));
+#endif
+#if defined(__F16C__)
+    if constexpr (n == 8) return BitCast<Vector<float, n>>(_mm256_cvtph_ps(BitCast<__m128i>(v)));
+#endif
+    // Moves exponent and mantissa into place and rescales by 2^112, which also normalises
+    // subnormals; an exponent that was all ones is made so again.
+    using Bits = Vector<uint32_t, n>;
+    const Bits wide = Convert<Bits>(v);
+    const Bits magnitude = (wide & 0x7fffu) << 13;
+    const Bits finite = BitCast<Bits>(Vector<float, n>(BitCast<Vector<float, n>>(magnitude) *
+                                                       BitCast<float>(uint32_t{239} << 23)));
+    const Bits special = MaskOf<Bits>((wide & 0x7c00u) == 0x7c00u) & 0x7f800000u;
+    return BitCast<Vector<float, n>>(Bits(((wide & 0x8000u) << 16) | finite | special));
+  }
+  template <int n>
+  static Vector<uint16_t, n> Narrow(Vector<float, n> v) {
+#if defined(__AVX512F__)
+    if constexpr (n == 16) {
+      return BitCast<Vector<uint16_t, n>>(
+          _mm512_cvtps_ph(BitCast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+    }
+#endif
+#if defined(__F16C__)
+    if constexpr (n == 8) {
+      return BitCast<Vector<uint16_t, n>>(
+          _mm256_cvtps_ph(BitCast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+    }
+#endif
+    using Bits = Vector<uint32_t, n>;
+    const Bits bits = BitCast<Bits>(v);
+    const Bits sign = bits & 0x80000000u;
+    const Bits magnitude = bits ^ sign;
+    // Below 2^-14 the result is subnormal: adding one half aligns its last bit with the float's,
+    // and the addition rounds. From there on the mantissa is rounded by hand, ties to even.
+    const float half = 0.5f;
+    const Bits subnormal =
+        BitCast<Bits>(Vector<float, n>(BitCast<Vector<float, n>>(magnitude) + half)) -
+        BitCast<uint32_t>(half);
+    const Bits normal =
+        (magnitude + ((15u - 127u) << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    const Bits is_small = MaskOf<Bits>(magnitude < (113u << 23));
+    const Bits is_large = MaskOf<Bits>(magnitude >= (143u << 23));
+    const Bits is_nan = MaskOf<Bits>(magnitude > (255u << 23));
+    const Bits special = 0x7c00u | (is_nan & 0x200u);
+    const Bits finite = (subnormal & is_small) | (normal & ~is_small);
+    return Convert<Vector<uint16_t, n>>(
+        Bits((special & is_large) | (finite & ~is_large) | (sign >> 16)));
+  }
+};
+
+// The registers' view of N elements: N scalars, or N (real, imaginary) pairs.
+template <class E, int N>
+using Lanes = Vector<typename E::Scalar, N * E::kParts>;
+
+// The number of elements in one register.
+template <class E>
+constexpr int kWidth = kVectorBytes / (sizeof(typename E::Scalar) * E::kParts);
+
+template <class V, class T>
+inline V LoadRaw(const T* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+// N states, which are kept in Scalar.
+template <class E, int N>
+inline Lanes<E, N> LoadState(const void* p, int64_t index) {
+  return LoadRaw<Lanes<E, N>>(static_cast<const typename E::Scalar*>(p) + index * E::kParts);
+}
+template <class E, int N>
+inline void StoreState(void* p, int64_t index, Lanes<E, N> v) {
+  std::memcpy(static_cast<typename E::Scalar*>(p) + index * E::kParts, &v, sizeof(v));
+}
+
+// One state or element in all lanes.
+template <class E, int N>
+inline Lanes<E, N> Splat(const typename E::Scalar* p) {
+  Lanes<E, N> v;
+  if constexpr (N * E::kParts == 1) {
+    v = *p;
+  } else {
+    for (int i = 0; i < N * E::kParts; ++i) v[i] = p[i % E::kParts];
+  }
+  return v;
+}
+
+// N elements of an array, or with stride 0 one element in all lanes.
+template <class E, int N>
+inline Lanes<E, N> Load(const typename E::Storage* p, int64_t stride) {
+  using Storage = typename E::Storage;
+  if constexpr (std::is_same_v<Storage, typename E::Scalar>) {
+    return stride != 0 ? LoadRaw<Lanes<E, N>>(p) : Splat<E, N>(p);
+  } else if (stride != 0) {
+    return E::template Widen<N>(LoadRaw<Vector<Storage, N>>(p));
+  } else {
+    const float one = E::template Widen<1>(*p);
+    return Splat<E, N>(&one);
+  }
+}
+template <class E, int N>
+inline void Store(typename E::Storage* p, Lanes<E, N> v) {
+  if constexpr (std::is_same_v<typename E::Storage, typename E::Scalar>) {
+    std::memcpy(p, &v, sizeof(v));
+  } else {
+    const auto narrow = E::template Narrow<N>(v);
+    std::memcpy(p, &narrow, sizeof(narrow));
+  }
+}
+
+template <class V, int... I>
+inline V RealParts(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I & ~1)...);
+}
+template <class V, int... I>
+inline V ImaginaryParts(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I | 1)...);
+}
+template <class V, int... I>
+inline V SwapParts(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I ^ 1)...);
+}
+template <class V, class T, int... I>
+inline V AlternateSigns(std::integer_sequence<int, I...>) {
+  return V{((I & 1) ? T{1} : T{-1})...};
+}
+
+// a * h + x, elementwise over N elements.
+template <class E, int N>
+inline Lanes<E, N> MultiplyAdd(Lanes<E, N> a, Lanes<E, N> h, Lanes<E, N> x) {
+  if constexpr (E::kParts == 1) {
+    return a * h + x;
+  } else {
+    constexpr auto index = std::make_integer_sequence<int, 2 * N>();
+    const auto signs = AlternateSigns<Lanes<E, N>, typename E::Scalar>(index);
+    return RealParts(a, index) * h +
+           (ImaginaryParts(a, index) * signs * SwapParts(h, index) + x);
+  }
+}
+template <class E, int N>
+inline Lanes<E, N> Multiply(Lanes<E, N> a, Lanes<E, N> h) {
+  if constexpr (E::kParts == 1) {
+    return a * h;
+  } else {
+    constexpr auto index = std::make_integer_sequence<int, 2 * N>();
+    const auto signs = AlternateSigns<Lanes<E, N>, typename E::Scalar>(index);
+    return RealParts(a, index) * h + ImaginaryParts(a, index) * signs * SwapParts(h, index);
+  }
+}
+
+// The sum over lanes, in lane order.
+template <class E, int N>
+inline Lanes<E, 1> SumLanes(Lanes<E, N> v) {
+  if constexpr (N == 1) {
+    return v;
+  } else {
+    typename E::Scalar parts[N * E::kParts];
+    std::memcpy(parts, &v, sizeof(parts));
+    for (int n = N / 2; n >= 1; n /= 2) {
+      for (int i = 0; i < n * E::kParts; ++i) parts[i] += parts[i + n * E::kParts];
+    }
+    return LoadRaw<Lanes<E, 1>>(parts);
+  }
+}
+
+// `v`, and zero in the lanes whose flag is set: bits are cleared, so that NaN goes too.
+template <class E, int N>
+inline Lanes<E, N> ZeroWhere(const uint8_t* flags, Lanes<E, N> v) {
+  constexpr int n = N * E::kParts;
+  using Bits = Vector<std::conditional_t<sizeof(typename E::Scalar) == 4, int32_t, int64_t>, n>;
+  Bits keep;
+  if constexpr (n == 1) {
+    keep = *flags ? 0 : -1;
+  } else if constexpr (E::kParts == 1) {
+    keep = MaskOf<Bits>(Convert<Bits>(LoadRaw<Vector<uint8_t, N>>(flags)) == 0);
+  } else {
+    for (int i = 0; i < n; ++i) keep[i] = flags[i / 2] ? 0 : -1;
+  }
+  return BitCast<Lanes<E, N>>(Bits(BitCast<Bits>(v) & keep));
+}
+
+}  // namespace
+}  // namespace fastscan

@@ -1,0 +1,1 @@
+"""`lax.scan`: one step after another, on every platform."""
