@@ -6,8 +6,15 @@
 """
 
 from fastscan import reference
-from fastscan.dispatch import explain, implementations
+from fastscan.dispatch import explain, export_checks, implementations
 from fastscan.linear import linear_scan
 from fastscan.memory import keep_freed_memory
 
-__all__ = ["explain", "implementations", "keep_freed_memory", "linear_scan", "reference"]
+__all__ = [
+    "explain",
+    "export_checks",
+    "implementations",
+    "keep_freed_memory",
+    "linear_scan",
+    "reference",
+]

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.export
 
 from fastscan.kernels.case import LinearCase
 
@@ -135,6 +136,18 @@ def _warn(platform: str, name: str, reasons: str) -> None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+def export_checks() -> list[jax.export.DisabledSafetyCheck]:
+    """What `jax.export.export` has to be told to accept programs that call native kernels.
+
+    `jax.export.export(jax.jit(f), disabled_checks=fastscan.export_checks())(x)` allows the custom
+    calls of fastscan. What is exported then runs wherever a compatible fastscan has been imported;
+    with `implementation="scan"` or `"associative"` no such permission is needed, and none is given.
+    """
+    from fastscan.kernels import cpu
+
+    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in cpu.TARGETS]
 
 
 def canonical_names(implementation: str | Sequence[str] | None) -> tuple[str, ...] | None:

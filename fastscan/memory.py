@@ -5,13 +5,10 @@ from __future__ import annotations
 import ctypes
 import platform
 
-# From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-_SETTINGS = {
-    _M_MMAP_THRESHOLD: 2**31 - 1,
-    _M_TRIM_THRESHOLD: 2**31 - 1,
-    _M_TOP_PAD: 2**28,
-}
+# From glibc's malloc.h: take large blocks from the heap too, never give its end back, and let it
+# grow in steps of 256 MiB.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_SETTINGS = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 2**28}
 
 
 def keep_freed_memory() -> bool:

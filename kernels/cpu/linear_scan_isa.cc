@@ -2,25 +2,29 @@
 // the namespace FASTSCAN_ISA. Time runs in sequence and channels lie across vector lanes.
 #include "linear_scan_loops.h"
 
+#include <initializer_list>
+
 #include "linear_scan.h"
 #include "vector.h"
 
 namespace fastscan {
 namespace {
 
-// A row of several tiles is worked through in blocks of steps, so that a tile finds the memory
-// pages and the cache lines that the one before it has opened.
-constexpr int64_t kBlockBytes = 32768;
+// A row of one tile is worked through with its states in registers. So is a wider one, tile by tile,
+// as long as it stays in the core's cache meanwhile. Any other is read and written a step at a time
+// (or a few, where steps are short), all channels of it, with the states in the first-level cache:
+// memory then sees sequential streams only, which is worth more than the registers.
+constexpr int kTileRegisters = 4;
+constexpr int64_t kCachedBytes = 1 << 16;
+constexpr int64_t kStreamBytes = 512;
 
 template <class E>
-int64_t BlockSteps(int64_t lanes) {
-  const int64_t row_bytes = lanes * static_cast<int64_t>(sizeof(typename E::Storage)) * E::kParts;
-  const int64_t steps = kBlockBytes / (row_bytes > 0 ? row_bytes : 1);
-  return steps < 16 ? 16 : steps;
+int64_t BlockSteps(int64_t steps, int64_t lanes) {
+  constexpr int64_t bytes = static_cast<int64_t>(sizeof(typename E::Storage)) * E::kParts;
+  const bool one_tile = lanes <= kTileRegisters * kWidth<E> && (lanes & (lanes - 1)) == 0;
+  if (one_tile || steps * lanes * bytes <= kCachedBytes) return steps;
+  return lanes * bytes < kStreamBytes ? kStreamBytes / (lanes * bytes) : 1;
 }
-
-template <class E>
-using StorageOf = typename E::Storage;
 
 // The element of `s` at `step` and `lane`, which may be broadcast.
 template <class T>
@@ -28,25 +32,36 @@ inline T* At(const Stream& s, int64_t step, int64_t lane, int64_t parts) {
   return reinterpret_cast<T*>(s.data) + (step * s.step + lane * s.lane) * parts;
 }
 
-// Calls tile.template Run<N, K>(lane) for K registers of N channels at a time, until all channels
-// are covered: first wide tiles, then single registers, then halves of them.
+// Calls tile.template Run<N, K>(lane) for K registers of N channels each, until all channels are
+// covered: wide tiles, single registers, then halves of them; `down` from the last channel to the
+// first, so that a scan against the order of memory runs against it within a step too.
 template <int N, class Tile>
-inline void ForTail(int64_t lane, int64_t lanes, const Tile& tile) {
+inline void ForTail(int64_t lane, int64_t lanes, bool down, const Tile& tile) {
   if constexpr (N >= 1) {
-    if (lane + N <= lanes) {
-      tile.template Run<N, 1>(lane);
-      lane += N;
+    const int64_t next = lanes & N ? lane + N : lane;
+    if (down) ForTail<N / 2>(next, lanes, down, tile);
+    if (lanes & N) tile.template Run<N, 1>(lane);
+    if (!down) ForTail<N / 2>(next, lanes, down, tile);
+  }
+}
+template <int N, int K, class Tile>
+inline void ForWhole(int64_t lane, int64_t lanes, bool down, const Tile& tile) {
+  if constexpr (K >= 1) {
+    const int64_t count = (lanes - lane) / (N * K), next = lane + count * (N * K);
+    if (down) ForWhole<N, K / 2>(next, lanes, down, tile);
+    for (int64_t i = 0; i < count; ++i) {
+      tile.template Run<N, K>(lane + (down ? count - 1 - i : i) * (N * K));
     }
-    ForTail<N / 2>(lane, lanes, tile);
+    if (!down) ForWhole<N, K / 2>(next, lanes, down, tile);
   }
 }
 template <class E, int K, class Tile>
-inline void ForTiles(int64_t lanes, const Tile& tile) {
+inline void ForTiles(int64_t lanes, bool down, const Tile& tile) {
   constexpr int W = kWidth<E>;
-  int64_t lane = 0;
-  for (; lane + K * W <= lanes; lane += K * W) tile.template Run<W, K>(lane);
-  for (; lane + W <= lanes; lane += W) tile.template Run<W, 1>(lane);
-  ForTail<W / 2>(lane, lanes, tile);
+  const int64_t whole = lanes / W * W;
+  if (down) ForTail<W / 2>(whole, lanes, down, tile);
+  ForWhole<W, K>(0, whole, down, tile);
+  if (!down) ForTail<W / 2>(whole, lanes, down, tile);
 }
 
 // ---- forward ---------------------------------------------------------------------------------
@@ -65,41 +80,175 @@ struct ForwardTile {
     const Storage* x = At<Storage>(row.x, begin, lane, P);
     const uint8_t* reset = At<uint8_t>(row.reset, begin, lane, 1);
     Storage* h = At<Storage>(row.h, begin, lane, P);
-    const int64_t a_lane = row.a.lane, x_lane = row.x.lane;
+    // Copies, which the compiler knows that no store to h changes.
+    const int64_t a_step = row.a.step * P, x_step = row.x.step * P, h_step = row.h.step * P;
+    const int64_t reset_step = row.reset.step;
+    const int64_t a_lane = row.a.lane, x_lane = row.x.lane, reset_lane = row.reset.lane;
 
-    Lanes<E, N> state[K];
-    for (int k = 0; k < K; ++k) state[k] = LoadState<E, N>(row.state, lane + k * N);
+    Lanes<E, N> state[K], a_t[K], x_t[K];
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      state[k] = LoadState<E, N>(row.state, lane + k * N);
+    });
     for (int64_t t = begin; t < end; ++t) {
-      if (row.reset.lane != 0) {
-        for (int k = 0; k < K; ++k) {
-          const auto past = Multiply<E, N>(Load<E, N>(a + k * N * P * a_lane, a_lane), state[k]);
-          state[k] = ZeroWhere<E, N>(reset + k * N, past) +
-                     Load<E, N>(x + k * N * P * x_lane, x_lane);
-        }
-      } else if (*reset) {
-        for (int k = 0; k < K; ++k) state[k] = Load<E, N>(x + k * N * P * x_lane, x_lane);
+      LoadTile<E, N, K>(x, x_lane, x_t);
+      if (reset_lane == 0 && *reset) {
+        Unroll<K>([&](auto k) __attribute__((always_inline)) { state[k] = x_t[k]; });
       } else {
-        for (int k = 0; k < K; ++k) {
-          state[k] = MultiplyAdd<E, N>(Load<E, N>(a + k * N * P * a_lane, a_lane), state[k],
-                                       Load<E, N>(x + k * N * P * x_lane, x_lane));
+        LoadTile<E, N, K>(a, a_lane, a_t);
+        if (reset_lane == 0) {
+          Unroll<K>([&](auto k) __attribute__((always_inline)) {
+            state[k] = MultiplyAdd<E, N>(a_t[k], state[k], x_t[k]);
+          });
+        } else {
+          Unroll<K>([&](auto k) __attribute__((always_inline)) {
+            const auto past = Multiply<E, N>(a_t[k], state[k]);
+            state[k] = ZeroWhere<E, N>(reset + k * N, past) + x_t[k];
+          });
         }
       }
-      for (int k = 0; k < K; ++k) Store<E, N>(h + k * N * P, state[k]);
-      a += row.a.step * P;
-      x += row.x.step * P;
-      h += row.h.step * P;
-      reset += row.reset.step;
+      Unroll<K>([&](auto k) __attribute__((always_inline)) {
+        Store<E, N>(h + k * N * P, state[k]);
+      });
+      a += a_step;
+      x += x_step;
+      h += h_step;
+      reset += reset_step;
     }
-    for (int k = 0; k < K; ++k) StoreState<E, N>(row.state, lane + k * N, state[k]);
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      StoreState<E, N>(row.state, lane + k * N, state[k]);
+    });
   }
 };
 
+// A single channel of a real dtype that lies densely in time: its steps lie across the lanes of a
+// register, which a scan in log2 N doubling steps turns into states. N steps then wait for each
+// other once, not N times.
+template <class E, bool down>
+class AlongTime {
+ public:
+  static constexpr int N = kWidth<E>;
+  static constexpr auto kIndex = std::make_integer_sequence<int, N>();
+  using Storage = typename E::Storage;
+  using Scalar = typename E::Scalar;
+  using V = Lanes<E, N>;
+
+  AlongTime(const Stream& a, const Stream& x, const Stream& reset, const Stream& h)
+      : a_(reinterpret_cast<const Storage*>(a.data)),
+        x_(reinterpret_cast<const Storage*>(x.data)),
+        reset_(reinterpret_cast<const uint8_t*>(reset.data)),
+        h_(reinterpret_cast<Storage*>(h.data)),
+        one_a_(a.step == 0),
+        one_x_(x.step == 0),
+        one_reset_(reset.step == 0),
+        first_a_(Load<E, 1>(a_)),
+        first_x_(Load<E, 1>(x_)) {}
+
+  static bool Fits(const Stream& a, const Stream& x, const Stream& reset, const Stream& like) {
+    const int64_t step = down ? -1 : 1;
+    const auto dense = [step](const Stream& s) { return s.step == 0 || s.step == step; };
+    return like.step == step && dense(a) && dense(x) && dense(reset);
+  }
+
+  // Steps `begin` to `end`, a multiple of N, from `state` on. False where a state is not finite:
+  // products of decays may have overflowed, or a NaN have met a decay that a reset has zeroed.
+  bool Run(int64_t begin, int64_t end, Scalar& state) const {
+    return Scan(begin, end, state, [this](int64_t t, V value, V) __attribute__((always_inline)) {
+      Store<E, N>(First(h_, t), Ordered(value));
+    });
+  }
+
+  // The same without storing the states, and with the product of the decays.
+  bool Summarize(int64_t begin, int64_t end, Scalar& state, Scalar& product) const {
+    V products = Splat<E, N>(&kOne);
+    const bool finite =
+        Scan(begin, end, state, [&products](int64_t, V, V decay) __attribute__((always_inline)) {
+          products *= decay;
+        });
+    for (int i = 0; i < N; ++i) product *= products[i];
+    return finite;
+  }
+
+ private:
+  template <class Visit>
+  [[gnu::always_inline]] bool Scan(int64_t begin, int64_t end, Scalar& state,
+                                   const Visit& visit) const {
+    V carry = Splat<E, N>(&state), residue = {};
+    for (int64_t t = begin; t < end; t += N) {
+      V product = one_a_ ? Splat<E, N>(&first_a_) : Load<E, N>(First(a_, t));
+      V local = one_x_ ? Splat<E, N>(&first_x_) : Load<E, N>(First(x_, t));
+      if (!one_reset_) {
+        product = ZeroWhere<E, N>(First(reset_, t), product);
+      } else if (*reset_) {
+        product = V{};
+      }
+      const V decay = product;
+      product = Ordered(product);
+      local = Ordered(local);
+      Double<1>(product, local);
+      const V value = product * carry + local;
+      residue += value - value;
+      visit(t, value, decay);
+      carry = RepeatLast(value, kIndex);
+    }
+    state = carry[0];
+    return SumLanes<E, N>(residue) == 0;
+  }
+
+  static constexpr Scalar kOne = 1;
+
+  // The N elements from step t on, in the order of memory.
+  template <class T>
+  static T* First(T* p, int64_t t) {
+    return down ? p - t - (N - 1) : p + t;
+  }
+  static V Ordered(V v) { return down ? ReverseLanes(v, kIndex) : v; }
+
+  template <int by>
+  static void Double(V& product, V& state) {
+    if constexpr (by < N) {
+      state = product * ShiftLanes<by>(state, V{}, kIndex) + state;
+      product = product * ShiftLanes<by>(product, Splat<E, N>(&kOne), kIndex);
+      Double<2 * by>(product, state);
+    }
+  }
+
+  const Storage* a_;
+  const Storage* x_;
+  const uint8_t* reset_;
+  Storage* h_;
+  bool one_a_, one_x_, one_reset_;  // the same for all steps
+  Scalar first_a_, first_x_;
+};
+
+template <class E, bool down>
+bool ForwardAlongTime(const ForwardRow& row) {
+  using Along = AlongTime<E, down>;
+  if (!Along::Fits(row.a, row.x, row.reset, row.h)) return false;
+  const Along along(row.a, row.x, row.reset, row.h);
+  constexpr int64_t kSteps = 64 * Along::N;
+  auto& state = *static_cast<typename E::Scalar*>(row.state);
+  for (int64_t begin = 0; begin < row.steps; begin += kSteps) {
+    const int64_t end = begin + kSteps < row.steps ? begin + kSteps : row.steps;
+    const int64_t whole = begin + (end - begin) / Along::N * Along::N;
+    const auto before = state;
+    const bool finite = along.Run(begin, whole, state);
+    if (!finite) state = before;
+    ForwardTile<E>{row, finite ? whole : begin, end}.template Run<1, 1>(0);
+  }
+  return true;
+}
+
 template <class E>
 void Forward(const ForwardRow& row) {
-  const int64_t block = BlockSteps<E>(row.lanes);
+  if constexpr (E::kParts == 1) {
+    if (row.lanes == 1 && (ForwardAlongTime<E, false>(row) || ForwardAlongTime<E, true>(row))) {
+      return;
+    }
+  }
+  const int64_t block = BlockSteps<E>(row.steps, row.lanes);
   for (int64_t begin = 0; begin < row.steps; begin += block) {
     const int64_t end = begin + block < row.steps ? begin + block : row.steps;
-    ForTiles<E, 4>(row.lanes, ForwardTile<E>{row, begin, end});
+    ForTiles<E, kTileRegisters>(row.lanes, row.h.step < 0, ForwardTile<E>{row, begin, end});
   }
 }
 
@@ -119,49 +268,55 @@ struct ForwardManyTile {
     const uint8_t* reset[R];
     Storage* h[R];
     Lanes<E, N> state[R];
-    for (int r = 0; r < R; ++r) {
+    Unroll<R>([&](auto r) __attribute__((always_inline)) {
       a[r] = At<Storage>(rows[r].a, begin, lane, P);
       x[r] = At<Storage>(rows[r].x, begin, lane, P);
       h[r] = At<Storage>(rows[r].h, begin, lane, P);
       reset[r] = At<uint8_t>(rows[r].reset, begin, lane, 1);
       state[r] = LoadState<E, N>(rows[r].state, lane);
-    }
+    });
+    const int64_t a_step = a_0.step * P, x_step = x_0.step * P, h_step = h_0.step * P;
+    const int64_t reset_step = reset_0.step;
+    const int64_t a_lane = a_0.lane, x_lane = x_0.lane, reset_lane = reset_0.lane;
     int64_t a_at = 0, x_at = 0, h_at = 0, reset_at = 0;
     for (int64_t t = begin; t < end; ++t) {
-      for (int r = 0; r < R; ++r) {
-        auto past = Multiply<E, N>(Load<E, N>(a[r] + a_at, a_0.lane), state[r]);
-        if (reset_0.lane != 0) {
-          past = ZeroWhere<E, N>(reset[r] + reset_at, past);
+      Unroll<R>([&](auto r) __attribute__((always_inline)) {
+        Lanes<E, N> a_t[1], x_t[1];
+        LoadTile<E, N, 1>(a[r] + a_at, a_lane, a_t);
+        LoadTile<E, N, 1>(x[r] + x_at, x_lane, x_t);
+        if (reset_lane != 0) {
+          const auto past = Multiply<E, N>(a_t[0], state[r]);
+          state[r] = ZeroWhere<E, N>(reset[r] + reset_at, past) + x_t[0];
         } else if (reset[r][reset_at]) {
-          past = Lanes<E, N>{};
+          state[r] = x_t[0];
+        } else {
+          state[r] = MultiplyAdd<E, N>(a_t[0], state[r], x_t[0]);
         }
-        state[r] = past + Load<E, N>(x[r] + x_at, x_0.lane);
         Store<E, N>(h[r] + h_at, state[r]);
-      }
-      a_at += a_0.step * P;
-      x_at += x_0.step * P;
-      h_at += h_0.step * P;
-      reset_at += reset_0.step;
+      });
+      a_at += a_step;
+      x_at += x_step;
+      h_at += h_step;
+      reset_at += reset_step;
     }
-    for (int r = 0; r < R; ++r) StoreState<E, N>(rows[r].state, lane, state[r]);
+    Unroll<R>([&](auto r) __attribute__((always_inline)) {
+      StoreState<E, N>(rows[r].state, lane, state[r]);
+    });
   }
 };
 
 template <class E>
 void ForwardMany(const ForwardRow* rows, int count) {
-  if (count != kOverlap) {
+  if (count != kOverlap || (E::kParts == 1 && rows[0].lanes == 1)) {
     for (int r = 0; r < count; ++r) Forward<E>(rows[r]);
     return;
   }
-  const int64_t block = BlockSteps<E>(rows[0].lanes * kOverlap);
-  for (int64_t begin = 0; begin < rows[0].steps; begin += block) {
-    const int64_t end = begin + block < rows[0].steps ? begin + block : rows[0].steps;
-    ForTiles<E, 1>(rows[0].lanes, ForwardManyTile<E, kOverlap>{rows, begin, end});
-  }
+  ForTiles<E, 1>(rows[0].lanes, false, ForwardManyTile<E, kOverlap>{rows, 0, rows[0].steps});
 }
 
 // ---- backward --------------------------------------------------------------------------------
 
+// K registers of N channels each, from step `end` down to step `begin`.
 template <class E, DecayGradient kind>
 struct BackwardTile {
   const BackwardRow& row;
@@ -172,94 +327,159 @@ struct BackwardTile {
     using Storage = typename E::Storage;
     using Scalar = typename E::Scalar;
     constexpr int P = E::kParts;
-    constexpr bool with_decay = kind != DecayGradient::kNone;
-    constexpr bool over_time =
-        kind == DecayGradient::kTime || kind == DecayGradient::kTimeLanes;
+    constexpr bool kWithDecay = kind != DecayGradient::kNone;
+    constexpr bool kStored = kind == DecayGradient::kStore;
+    constexpr bool kOverTime = kind == DecayGradient::kTime || kind == DecayGradient::kTimeLanes;
 
     const int64_t last = end - 1;
     const Storage* g = At<Storage>(row.g, last, lane, P);
     const Storage* a = At<Storage>(row.a, last, lane, P);
-    const Storage* past = with_decay ? At<Storage>(row.h, last - 1, lane, P) : nullptr;
+    const Storage* past = kWithDecay ? At<Storage>(row.h, last - 1, lane, P) : nullptr;
     const uint8_t* reset = At<uint8_t>(row.reset, last, lane, 1);
     Storage* dx = At<Storage>(row.dx, last, lane, P);
-    Storage* da_element =
-        kind == DecayGradient::kStore ? At<Storage>(row.da, last, lane, P) : nullptr;
-    Scalar* da = with_decay && kind != DecayGradient::kStore
-                     ? At<Scalar>(row.da, last, lane, P)
-                     : nullptr;
+    Storage* da = kStored ? At<Storage>(row.da, last, lane, P) : nullptr;
+    Scalar* sum = kWithDecay && !kStored ? At<Scalar>(row.da, last, lane, P) : nullptr;
+    // Copies, which the compiler knows that no store to dx or da changes.
+    const int64_t g_step = row.g.step * P, a_step = row.a.step * P, past_step = row.h.step * P;
+    const int64_t reset_step = row.reset.step, dx_step = row.dx.step * P;
+    const int64_t da_step = row.da.step * P;
     const int64_t g_lane = row.g.lane, a_lane = row.a.lane, past_lane = row.h.lane;
-    const bool overwrite = kind == DecayGradient::kAddLanes
-                               ? row.overwrite && lane == 0
-                               : row.overwrite;
+    const int64_t reset_lane = row.reset.lane;
+    const bool first_tile = row.dx.step > 0 ? lane + N * K == row.lanes : lane == 0;
+    const bool overwrite = row.overwrite && (kind == DecayGradient::kAdd || first_tile);
 
     Lanes<E, N> state[K], total[K] = {};
-    for (int k = 0; k < K; ++k) state[k] = LoadState<E, N>(row.state, lane + k * N);
-    for (int64_t t = last; t >= begin; --t) {
-      const bool cut = row.reset.lane == 0 && *reset;
-      Lanes<E, N> over_lanes = {};
-      for (int k = 0; k < K; ++k) {
-        const auto lambda = Load<E, N>(g + k * N * P * g_lane, g_lane) + state[k];
-        Store<E, N>(dx + k * N * P, lambda);
-        auto carried = Multiply<E, N>(Load<E, N>(a + k * N * P * a_lane, a_lane), lambda);
-        if (cut) carried = Lanes<E, N>{};
-        if (row.reset.lane != 0) carried = ZeroWhere<E, N>(reset + k * N, carried);
-        state[k] = carried;
-        if constexpr (with_decay) {
-          Lanes<E, N> h;
-          if (t == 0 && row.before != nullptr) {
-            const auto* before = static_cast<const Scalar*>(row.before);
-            h = row.before_lane != 0 ? LoadState<E, N>(before, lane + k * N)
-                                     : Splat<E, N>(before);
-          } else {
-            h = Load<E, N>(past + k * N * P * past_lane, past_lane);
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      state[k] = LoadState<E, N>(row.state, lane + k * N);
+    });
+
+    // One step; `h` is the state before it.
+    const auto step = [&](const Lanes<E, N>(&h)[K]) __attribute__((always_inline)) {
+      Lanes<E, N> lambda[K], gradient[K];
+      LoadTile<E, N, K>(g, g_lane, lambda);
+      Unroll<K>([&](auto k) __attribute__((always_inline)) {
+        lambda[k] += state[k];
+        Store<E, N>(dx + k * N * P, lambda[k]);
+      });
+      if (reset_lane == 0 && *reset) {
+        Unroll<K>([&](auto k) __attribute__((always_inline)) {
+          state[k] = gradient[k] = Lanes<E, N>{};
+        });
+      } else {
+        LoadTile<E, N, K>(a, a_lane, state);
+        Unroll<K>([&](auto k) __attribute__((always_inline)) {
+          state[k] = Multiply<E, N>(state[k], lambda[k]);
+          if constexpr (kWithDecay) gradient[k] = Multiply<E, N>(lambda[k], h[k]);
+          if (reset_lane != 0) {
+            state[k] = ZeroWhere<E, N>(reset + k * N, state[k]);
+            if constexpr (kWithDecay) gradient[k] = ZeroWhere<E, N>(reset + k * N, gradient[k]);
           }
-          auto gradient = Multiply<E, N>(lambda, h);
-          if (cut) gradient = Lanes<E, N>{};
-          if (row.reset.lane != 0) gradient = ZeroWhere<E, N>(reset + k * N, gradient);
-          if constexpr (kind == DecayGradient::kStore) {
-            Store<E, N>(da_element + k * N * P, gradient);
-          } else if constexpr (kind == DecayGradient::kAdd) {
-            if (!overwrite) gradient += LoadState<E, N>(da, k * N);
-            StoreState<E, N>(da, k * N, gradient);
-          } else if constexpr (over_time) {
-            total[k] += gradient;
-          } else {
-            over_lanes += gradient;
-          }
-        }
+        });
       }
-      if constexpr (kind == DecayGradient::kAddLanes) {
-        auto sum = SumLanes<E, N>(over_lanes);
-        if (!overwrite) sum += LoadState<E, 1>(da, 0);
-        StoreState<E, 1>(da, 0, sum);
+      if constexpr (kStored) {
+        Unroll<K>([&](auto k) __attribute__((always_inline)) {
+          Store<E, N>(da + k * N * P, gradient[k]);
+        });
+        da -= da_step;
+      } else if constexpr (kOverTime) {
+        Unroll<K>([&](auto k) __attribute__((always_inline)) { total[k] += gradient[k]; });
+      } else if constexpr (kind == DecayGradient::kAdd) {
+        Unroll<K>([&](auto k) __attribute__((always_inline)) {
+          if (!overwrite) gradient[k] += LoadState<E, N>(sum, k * N);
+          StoreState<E, N>(sum, k * N, gradient[k]);
+        });
+        sum -= da_step;
+      } else if constexpr (kind == DecayGradient::kAddLanes) {
+        Unroll<K - 1>([&](auto k) __attribute__((always_inline)) {
+          gradient[0] += gradient[k + 1];
+        });
+        auto over_lanes = SumLanes<E, N>(gradient[0]);
+        if (!overwrite) over_lanes += LoadState<E, 1>(sum, 0);
+        StoreState<E, 1>(sum, 0, over_lanes);
+        sum -= da_step;
       }
-      g -= row.g.step * P;
-      a -= row.a.step * P;
-      dx -= row.dx.step * P;
-      reset -= row.reset.step;
-      if constexpr (with_decay) past -= row.h.step * P;
-      if constexpr (kind == DecayGradient::kStore) da_element -= row.da.step * P;
-      if constexpr (kind == DecayGradient::kAdd || kind == DecayGradient::kAddLanes) {
-        da -= row.da.step * P;
+      g -= g_step;
+      a -= a_step;
+      dx -= dx_step;
+      reset -= reset_step;
+    };
+
+    const bool from_start = begin == 0 && row.before != nullptr;
+    Lanes<E, N> h[K] = {};
+    for (int64_t t = last; t >= begin + from_start; --t) {
+      if constexpr (kWithDecay) {
+        LoadTile<E, N, K>(past, past_lane, h);
+        past -= past_step;
       }
+      step(h);
     }
-    for (int k = 0; k < K; ++k) {
+    if (from_start) {
+      const auto* before = static_cast<const Scalar*>(row.before);
+      Unroll<K>([&](auto k) __attribute__((always_inline)) {
+        h[k] = row.before_lane != 0 ? LoadState<E, N>(before, lane + k * N) : Splat<E, N>(before);
+      });
+      step(h);
+    }
+
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
       StoreState<E, N>(row.state, lane + k * N, state[k]);
       if constexpr (kind == DecayGradient::kTime) {
-        StoreState<E, N>(da, k * N, LoadState<E, N>(da, k * N) + total[k]);
+        StoreState<E, N>(sum, k * N, LoadState<E, N>(sum, k * N) + total[k]);
       } else if constexpr (kind == DecayGradient::kTimeLanes) {
-        StoreState<E, 1>(da, 0, LoadState<E, 1>(da, 0) + SumLanes<E, N>(total[k]));
+        StoreState<E, 1>(sum, 0, LoadState<E, 1>(sum, 0) + SumLanes<E, N>(total[k]));
       }
-    }
+    });
   }
 };
 
+// Steps `begin` to `end` of a row.
+template <class E, DecayGradient kind>
+void BackwardSteps(const BackwardRow& row, int64_t begin, int64_t end) {
+  const int64_t block = BlockSteps<E>(end - begin, row.lanes);
+  for (int64_t to = end; to > begin; to -= block) {
+    const int64_t from = to - block > begin ? to - block : begin;
+    ForTiles<E, kTileRegisters>(row.lanes, row.dx.step > 0, BackwardTile<E, kind>{row, from, to});
+  }
+}
+
+// Sums over time are taken over this many steps first, which keeps their rounding error small, and
+// for this many channels at a time.
+constexpr int64_t kSumSteps = 256;
+constexpr int64_t kSumLanes = 512;
+
+template <class E, DecayGradient kind>
+void BackwardOverTime(const BackwardRow& row) {
+  constexpr int P = E::kParts;
+  constexpr bool kLanes = kind == DecayGradient::kTimeLanes;
+  typename E::Scalar partial[kSumLanes * P];
+  for (int64_t lane = 0; lane < row.lanes; lane += kSumLanes) {
+    BackwardRow part = row;
+    part.lanes = row.lanes - lane < kSumLanes ? row.lanes - lane : kSumLanes;
+    for (Stream* s : {&part.g, &part.a, &part.h, &part.dx}) {
+      s->data += lane * s->lane * P * static_cast<int64_t>(sizeof(typename E::Storage));
+    }
+    part.reset.data += lane * row.reset.lane;
+    part.state = static_cast<typename E::Scalar*>(row.state) + lane * P;
+    if (row.before != nullptr) {
+      part.before = static_cast<const typename E::Scalar*>(row.before) + lane * row.before_lane * P;
+    }
+    part.da.data = reinterpret_cast<char*>(partial);
+    auto* sum = reinterpret_cast<typename E::Scalar*>(row.da.data) + lane * row.da.lane * P;
+    const int64_t count = (kLanes ? 1 : part.lanes) * P;
+    for (int64_t end = row.steps; end > 0; end -= kSumSteps) {
+      for (int64_t i = 0; i < count; ++i) partial[i] = 0;
+      BackwardSteps<E, kind>(part, end > kSumSteps ? end - kSumSteps : 0, end);
+      for (int64_t i = 0; i < count; ++i) sum[i] += partial[i];
+    }
+  }
+}
+
 template <class E, DecayGradient kind>
 void BackwardOf(const BackwardRow& row) {
-  // Sums over time are taken block by block, which keeps their rounding error small.
-  const int64_t block = BlockSteps<E>(row.lanes);
-  for (int64_t end = row.steps; end > 0; end -= block) {
-    ForTiles<E, 2>(row.lanes, BackwardTile<E, kind>{row, end > block ? end - block : 0, end});
+  if constexpr (kind == DecayGradient::kTime || kind == DecayGradient::kTimeLanes) {
+    BackwardOverTime<E, kind>(row);
+  } else {
+    BackwardSteps<E, kind>(row, 0, row.steps);
   }
 }
 
@@ -299,56 +519,91 @@ struct SummaryTile {
     const Storage *a[R], *x[R];
     const uint8_t* reset[R];
     Lanes<E, N> product[R], state[R];
-    for (int r = 0; r < R; ++r) {
+    Unroll<R>([&](auto r) __attribute__((always_inline)) {
       a[r] = At<Storage>(rows[r].a, first, lane, P);
       x[r] = At<Storage>(rows[r].x, first, lane, P);
       reset[r] = At<uint8_t>(rows[r].reset, first, lane, 1);
       product[r] = Splat<E, N>(unit);
       state[r] = Lanes<E, N>{};
-      std::memset(rows[r].cut + lane, 0, N);
-    }
+      for (int i = 0; i < N; ++i) rows[r].cut[lane + i] = 0;
+    });
+    const int64_t a_step = direction * a_0.step * P, x_step = direction * x_0.step * P;
+    const int64_t reset_step = direction * reset_0.step;
+    const int64_t a_lane = a_0.lane, x_lane = x_0.lane, reset_lane = reset_0.lane;
     int64_t a_at = 0, x_at = 0, reset_at = 0;
     for (int64_t t = 0; t < steps; ++t) {
-      for (int r = 0; r < R; ++r) {
-        const auto a_t = Load<E, N>(a[r] + a_at, a_0.lane);
-        const auto x_t = Load<E, N>(x[r] + x_at, x_0.lane);
-        product[r] = Multiply<E, N>(a_t, product[r]);
-        auto past = Multiply<E, N>(a_t, adjoint ? Lanes<E, N>(state[r] + x_t) : state[r]);
+      Unroll<R>([&](auto r) __attribute__((always_inline)) {
+        Lanes<E, N> a_t[1], x_t[1];
+        LoadTile<E, N, 1>(a[r] + a_at, a_lane, a_t);
+        LoadTile<E, N, 1>(x[r] + x_at, x_lane, x_t);
         const uint8_t* flags = reset[r] + reset_at;
-        if (reset_0.lane != 0) {
-          past = ZeroWhere<E, N>(flags, past);
+        product[r] = Multiply<E, N>(a_t[0], product[r]);
+        if constexpr (adjoint) state[r] += x_t[0];
+        if (reset_lane != 0) {
           product[r] = ZeroWhere<E, N>(flags, product[r]);
+          state[r] = ZeroWhere<E, N>(flags, Multiply<E, N>(a_t[0], state[r]));
+          if constexpr (!adjoint) state[r] += x_t[0];
           for (int i = 0; i < N; ++i) rows[r].cut[lane + i] |= flags[i];
         } else if (*flags) {
-          past = product[r] = Lanes<E, N>{};
-          std::memset(rows[r].cut + lane, 1, N);
+          product[r] = Lanes<E, N>{};
+          state[r] = adjoint ? Lanes<E, N>{} : x_t[0];
+          for (int i = 0; i < N; ++i) rows[r].cut[lane + i] = 1;
+        } else if constexpr (adjoint) {
+          state[r] = Multiply<E, N>(a_t[0], state[r]);
+        } else {
+          state[r] = MultiplyAdd<E, N>(a_t[0], state[r], x_t[0]);
         }
-        state[r] = adjoint ? past : Lanes<E, N>(past + x_t);
-      }
-      a_at += direction * a_0.step * P;
-      x_at += direction * x_0.step * P;
-      reset_at += direction * reset_0.step;
+      });
+      a_at += a_step;
+      x_at += x_step;
+      reset_at += reset_step;
     }
-    for (int r = 0; r < R; ++r) {
+    Unroll<R>([&](auto r) __attribute__((always_inline)) {
       StoreState<E, N>(rows[r].product, lane, product[r]);
       StoreState<E, N>(rows[r].state, lane, state[r]);
-    }
+    });
   }
 };
 
 template <class E, bool adjoint>
 void SummarizeOf(const SummaryRow* rows, int count) {
   if (count == kOverlap) {
-    ForTiles<E, 1>(rows[0].lanes, SummaryTile<E, kOverlap, adjoint>{rows});
+    ForTiles<E, 1>(rows[0].lanes, false, SummaryTile<E, kOverlap, adjoint>{rows});
     return;
   }
   for (int r = 0; r < count; ++r) {
-    ForTiles<E, 1>(rows[r].lanes, SummaryTile<E, 1, adjoint>{rows + r});
+    ForTiles<E, 1>(rows[r].lanes, false, SummaryTile<E, 1, adjoint>{rows + r});
   }
+}
+
+// False where the steps of the channel have to be summarised one by one.
+template <class E, bool down>
+bool SummarizeAlongTime(const SummaryRow& row) {
+  using Along = AlongTime<E, down>;
+  if (!Along::Fits(row.a, row.x, row.reset, row.x)) return false;
+  const Along along(row.a, row.x, row.reset, Stream{});
+  auto& state = *static_cast<typename E::Scalar*>(row.state);
+  auto& product = *static_cast<typename E::Scalar*>(row.product);
+  state = 0;
+  product = 1;
+  const auto* flag = reinterpret_cast<const uint8_t*>(row.reset.data);
+  *row.cut = *flag;
+  for (int64_t t = 1; t < row.steps && row.reset.step != 0; ++t) *row.cut |= flag[t * row.reset.step];
+  return row.steps % Along::N == 0 && along.Summarize(0, row.steps, state, product);
 }
 
 template <class E>
 void Summarize(const SummaryRow* rows, int count, bool adjoint) {
+  if constexpr (E::kParts == 1) {
+    if (rows[0].lanes == 1 && !adjoint) {
+      for (int r = 0; r < count; ++r) {
+        if (!SummarizeAlongTime<E, false>(rows[r]) && !SummarizeAlongTime<E, true>(rows[r])) {
+          SummarizeOf<E, false>(rows + r, 1);
+        }
+      }
+      return;
+    }
+  }
   adjoint ? SummarizeOf<E, true>(rows, count) : SummarizeOf<E, false>(rows, count);
 }
 
@@ -359,8 +614,8 @@ bool Apply(const SummaryRow& row, const void* before, void* after) {
     const auto product = LoadState<E, 1>(row.product, d);
     auto state = LoadState<E, 1>(row.state, d);
     typename E::Scalar parts[2 * E::kParts];
-    std::memcpy(parts, &product, sizeof(product));
-    std::memcpy(parts + E::kParts, &state, sizeof(state));
+    StoreRaw(parts, product);
+    StoreRaw(parts + E::kParts, state);
     for (const auto part : parts) finite = finite && part - part == 0;
     if (!row.cut[d]) state = MultiplyAdd<E, 1>(product, LoadState<E, 1>(before, d), state);
     StoreState<E, 1>(after, d, state);

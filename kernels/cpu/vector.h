@@ -5,7 +5,6 @@
 // an inline function, or the linker keeps whichever it likes.
 
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -39,12 +38,20 @@ struct VectorOf<T, 1> {
 template <class T, int n>
 using Vector = typename VectorOf<T, n>::type;
 
+// body(0), ..., body(n - 1) with constants for arguments. A plain loop over an array of registers is
+// unrolled too late for the compiler to keep them out of memory.
+template <class Body, int... I>
+[[gnu::always_inline]] inline void UnrollOver(std::integer_sequence<int, I...>, const Body& body) {
+  (body(std::integral_constant<int, I>()), ...);
+}
+template <int n, class Body>
+[[gnu::always_inline]] inline void Unroll(const Body& body) {
+  UnrollOver(std::make_integer_sequence<int, n>(), body);
+}
+
 template <class To, class From>
 inline To BitCast(From from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  std::memcpy(&to, &from, sizeof(to));
-  return to;
+  return __builtin_bit_cast(To, from);
 }
 
 template <class To, class From>
@@ -173,11 +180,19 @@ using Lanes = Vector<typename E::Scalar, N * E::kParts>;
 template <class E>
 constexpr int kWidth = kVectorBytes / (sizeof(typename E::Scalar) * E::kParts);
 
-template <class V, class T>
-inline V LoadRaw(const T* p) {
-  V v;
-  std::memcpy(&v, p, sizeof(v));
-  return v;
+// Memory at any address, of any type: a cast to V itself would lose the attributes of V, and the
+// compiler takes a memcpy of a register to pieces.
+template <class V>
+struct [[gnu::packed, gnu::may_alias]] Unaligned {
+  V value;
+};
+template <class V>
+inline V LoadRaw(const void* p) {
+  return static_cast<const Unaligned<V>*>(p)->value;
+}
+template <class V>
+inline void StoreRaw(void* p, V v) {
+  static_cast<Unaligned<V>*>(p)->value = v;
 }
 
 // N states, which are kept in Scalar.
@@ -187,41 +202,56 @@ inline Lanes<E, N> LoadState(const void* p, int64_t index) {
 }
 template <class E, int N>
 inline void StoreState(void* p, int64_t index, Lanes<E, N> v) {
-  std::memcpy(static_cast<typename E::Scalar*>(p) + index * E::kParts, &v, sizeof(v));
+  StoreRaw(static_cast<typename E::Scalar*>(p) + index * E::kParts, v);
 }
 
-// One state or element in all lanes.
+// One state in all lanes, copied as bits.
+template <class V, class T, int... I>
+inline V Repeat(const T* p, std::integer_sequence<int, I...>) {
+  return V{p[I & 1]...};
+}
 template <class E, int N>
 inline Lanes<E, N> Splat(const typename E::Scalar* p) {
-  Lanes<E, N> v;
-  if constexpr (N * E::kParts == 1) {
-    v = *p;
+  constexpr int64_t bytes = sizeof(typename E::Scalar) * E::kParts;
+  if constexpr (bytes == 16) {
+    return Repeat<Lanes<E, N>>(p, std::make_integer_sequence<int, 2 * N>());
   } else {
-    for (int i = 0; i < N * E::kParts; ++i) v[i] = p[i % E::kParts];
+    using Bits = std::conditional_t<bytes == 4, int32_t, int64_t>;
+    return BitCast<Lanes<E, N>>(Vector<Bits, N>(LoadRaw<Bits>(p) + Vector<Bits, N>{}));
   }
-  return v;
 }
 
-// N elements of an array, or with stride 0 one element in all lanes.
+// N elements of an array.
 template <class E, int N>
-inline Lanes<E, N> Load(const typename E::Storage* p, int64_t stride) {
-  using Storage = typename E::Storage;
-  if constexpr (std::is_same_v<Storage, typename E::Scalar>) {
-    return stride != 0 ? LoadRaw<Lanes<E, N>>(p) : Splat<E, N>(p);
-  } else if (stride != 0) {
-    return E::template Widen<N>(LoadRaw<Vector<Storage, N>>(p));
+inline Lanes<E, N> Load(const typename E::Storage* p) {
+  if constexpr (std::is_same_v<typename E::Storage, typename E::Scalar>) {
+    return LoadRaw<Lanes<E, N>>(p);
   } else {
-    const float one = E::template Widen<1>(*p);
-    return Splat<E, N>(&one);
+    return E::template Widen<N>(LoadRaw<Vector<typename E::Storage, N>>(p));
   }
 }
 template <class E, int N>
 inline void Store(typename E::Storage* p, Lanes<E, N> v) {
   if constexpr (std::is_same_v<typename E::Storage, typename E::Scalar>) {
-    std::memcpy(p, &v, sizeof(v));
+    StoreRaw(p, v);
   } else {
-    const auto narrow = E::template Narrow<N>(v);
-    std::memcpy(p, &narrow, sizeof(narrow));
+    StoreRaw(p, E::template Narrow<N>(v));
+  }
+}
+
+// K registers of N elements of an array each, or with stride 0 one element in all lanes.
+template <class E, int N, int K>
+[[gnu::always_inline]] inline void LoadTile(const typename E::Storage* p, int64_t stride,
+                                            Lanes<E, N> (&tile)[K]) {
+  if (stride != 0) {
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      tile[k] = Load<E, N>(p + k * N * E::kParts);
+    });
+  } else {
+    typename E::Scalar one[E::kParts];
+    StoreRaw(one, Load<E, 1>(p));
+    const Lanes<E, N> all = Splat<E, N>(one);
+    Unroll<K>([&](auto k) __attribute__((always_inline)) { tile[k] = all; });
   }
 }
 
@@ -265,18 +295,16 @@ inline Lanes<E, N> Multiply(Lanes<E, N> a, Lanes<E, N> h) {
   }
 }
 
-// The sum over lanes, in lane order.
+// The sum over lanes, always in the same order.
 template <class E, int N>
 inline Lanes<E, 1> SumLanes(Lanes<E, N> v) {
   if constexpr (N == 1) {
     return v;
   } else {
+    using Half = Lanes<E, N / 2>;
     typename E::Scalar parts[N * E::kParts];
-    std::memcpy(parts, &v, sizeof(parts));
-    for (int n = N / 2; n >= 1; n /= 2) {
-      for (int i = 0; i < n * E::kParts; ++i) parts[i] += parts[i + n * E::kParts];
-    }
-    return LoadRaw<Lanes<E, 1>>(parts);
+    StoreRaw(parts, v);
+    return SumLanes<E, N / 2>(LoadRaw<Half>(parts) + LoadRaw<Half>(parts + N / 2 * E::kParts));
   }
 }
 
@@ -294,6 +322,27 @@ inline Lanes<E, N> ZeroWhere(const uint8_t* flags, Lanes<E, N> v) {
     for (int i = 0; i < n; ++i) keep[i] = flags[i / 2] ? 0 : -1;
   }
   return BitCast<Lanes<E, N>>(Bits(BitCast<Bits>(v) & keep));
+}
+
+// Lanes from last to first.
+template <class V, int... I>
+inline V ReverseLanes(V v, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(v, v, (n - 1 - I)...);
+}
+
+// Lane i takes lane i - by of `v`, and of `fill` where there is none.
+template <int by, class V, int... I>
+inline V ShiftLanes(V v, V fill, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(v, fill, (I < by ? n + I : I - by)...);
+}
+
+// The last lane in all of them.
+template <class V, int... I>
+inline V RepeatLast(V v, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(v, v, (I - I + n - 1)...);
 }
 
 }  // namespace
