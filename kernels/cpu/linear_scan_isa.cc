@@ -64,6 +64,14 @@ inline void ForTiles(int64_t lanes, bool down, const Tile& tile) {
   if (!down) ForTail<W / 2>(whole, lanes, down, tile);
 }
 
+// The same for the few channels of a narrow row.
+template <class E, class Tile>
+inline void ForNarrow(int64_t lanes, const Tile& tile) {
+  constexpr int64_t bytes = static_cast<int64_t>(sizeof(typename E::Storage)) * E::kParts;
+  constexpr int kMost = (kNarrowBytes - 1) / bytes;
+  ForTail<kMost >= 4 ? 4 : kMost >= 2 ? 2 : kMost>(0, lanes, false, tile);
+}
+
 // ---- forward ---------------------------------------------------------------------------------
 
 // K registers of N channels each, from step `begin` to step `end`.
@@ -311,7 +319,7 @@ void ForwardMany(const ForwardRow* rows, int count) {
     for (int r = 0; r < count; ++r) Forward<E>(rows[r]);
     return;
   }
-  ForTiles<E, 1>(rows[0].lanes, false, ForwardManyTile<E, kOverlap>{rows, 0, rows[0].steps});
+  ForNarrow<E>(rows[0].lanes, ForwardManyTile<E, kOverlap>{rows, 0, rows[0].steps});
 }
 
 // ---- backward --------------------------------------------------------------------------------
@@ -568,7 +576,7 @@ struct SummaryTile {
 template <class E, bool adjoint>
 void SummarizeOf(const SummaryRow* rows, int count) {
   if (count == kOverlap) {
-    ForTiles<E, 1>(rows[0].lanes, false, SummaryTile<E, kOverlap, adjoint>{rows});
+    ForNarrow<E>(rows[0].lanes, SummaryTile<E, kOverlap, adjoint>{rows});
     return;
   }
   for (int r = 0; r < count; ++r) {

@@ -20,16 +20,16 @@ namespace {
 
 // Below this many bytes per array one thread is done before another has started.
 constexpr int64_t kSerialBytes = 1 << 16;
-// Time is split only where the pieces outweigh the second pass over their inputs.
+// Time is split among this many threads or more: it takes a second pass, over inputs of which one
+// thread can read about as much as two can, and only where the arrays are larger than this.
+constexpr int64_t kSplitThreads = 4;
 constexpr int64_t kSplitBytes = 1 << 20;
 // A piece of time: its inputs are read twice, the second time from the core's own cache.
 constexpr int64_t kPieceBytes = 1 << 17;
-// Channels are split at multiples of this, so that two threads do not write to one cache line.
-constexpr int64_t kChunkBytes = 128;
+// Channels are split where the parts are this wide, else memory sees streams full of gaps.
+constexpr int64_t kChunkBytes = 1 << 15;
 // Tasks for each thread, to even out their speeds.
 constexpr int64_t kTasksPerThread = 4;
-// Rows of fewer bytes than this leave a core waiting for its own results: several overlap.
-constexpr int64_t kNarrowBytes = 16;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -48,18 +48,19 @@ Cut CutWork(const Layout& layout, int64_t element_bytes, int64_t threads) {
   const int64_t bytes = rows * row_bytes;
   if (threads <= 1 || bytes < kSerialBytes) return {rows, lanes, 1, false};
 
-  const int64_t wanted = threads * kTasksPerThread;
-  if (rows >= wanted) {
+  if (rows >= threads) {
+    const int64_t wanted = std::min(rows, threads * kTasksPerThread);
     const int64_t at_least = CeilDiv(kSerialBytes / 4, std::max<int64_t>(row_bytes, 1));
-    const int64_t per_task = std::max(CeilDiv(rows, wanted), std::min(at_least, rows / threads));
+    const int64_t per_task = std::max(rows / wanted, std::min(at_least, rows / threads));
     return {per_task < kOverlap ? per_task : per_task / kOverlap * kOverlap, lanes, 1, false};
   }
-  const int64_t unit = std::max<int64_t>(kChunkBytes / element_bytes, 1);
-  const int64_t lane_tasks = std::min(std::max<int64_t>(lanes / unit, 1), CeilDiv(wanted, rows));
-  const int64_t per_task = CeilDiv(CeilDiv(lanes, lane_tasks), unit) * unit;
-  const bool split_time = rows * lane_tasks < threads && bytes >= kSplitBytes;
-  if (split_time || lane_tasks == 1) return {1, lanes, 1, split_time};
-  return {1, per_task, CeilDiv(lanes, per_task), false};
+  const int64_t unit = kChunkBytes / element_bytes;
+  const int64_t lane_tasks = std::min(lanes / unit, CeilDiv(threads, rows));
+  if (rows * lane_tasks >= threads) {
+    const int64_t per_task = CeilDiv(CeilDiv(lanes, lane_tasks), unit) * unit;
+    return {1, per_task, CeilDiv(lanes, per_task), false};
+  }
+  return {1, lanes, 1, threads >= kSplitThreads && bytes >= kSplitBytes};
 }
 
 // The states that pieces of time hand on: piece i waits for the state that piece i - 1 publishes.

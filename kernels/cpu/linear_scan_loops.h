@@ -71,8 +71,10 @@ struct Loops {
   int64_t element_bytes, state_bytes;
 };
 
-// The rows that `forward_many` and `summarize` overlap best.
+// How many rows `forward_many` and `summarize` overlap, if their channels take less than
+// kNarrowBytes; fewer rows, or wider ones, go one after another.
 constexpr int kOverlap = 8;
+constexpr int64_t kNarrowBytes = 16;
 
 namespace avx512 {
 const Loops& LoopsOf(Dtype dtype);

@@ -409,7 +409,7 @@ void CheckLong() {
         in_time[axis] = shape[axis];
         const std::vector<int64_t> a_dims = reverse ? shape : dtype % 2 ? in_time : shared;
         Check({static_cast<Dtype>(dtype), shape, axis, reverse, !reverse, true, a_dims, shape, edge,
-               in_time, shape, a_dims, 3, false, 1});
+               in_time, shape, a_dims, 4, false, 1});
       }
     }
   }
@@ -425,8 +425,8 @@ void CheckOverflow() {
     const auto job = fastscan::MakeJob(
         fastscan::Scan{Dtype::kF32, {steps}, 0, false, {a.data(), {steps}}, {x.data(), {steps}},
                        {&start, {1}}, {}, {&last, {1}}, {h.data(), {steps}}},
-        2);
-    RunJob(*job, 2);
+        4);
+    RunJob(*job, 4);
     const double expected = h0 * 1e30;
     if (!(std::fabs(last - expected) <= 1e-4 * expected)) {
       std::printf("overflow: h_last is %g, not %g\n", static_cast<double>(last), expected);
