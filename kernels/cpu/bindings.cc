@@ -10,7 +10,6 @@
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "linear_scan.h"
 #include "xla/ffi/api/ffi.h"
@@ -40,8 +39,12 @@ std::optional<Dtype> DtypeOf(ffi::DataType dtype) {
 }
 
 Array ArrayOf(const ffi::AnyBuffer& buffer) {
-  const auto dims = buffer.dimensions();
-  return {buffer.untyped_data(), std::vector<int64_t>(dims.begin(), dims.end())};
+  return {buffer.untyped_data(), buffer.dimensions().begin()};
+}
+
+Shape ShapeOf(const ffi::AnyBuffer& full, int64_t axis) {
+  const auto dims = full.dimensions();
+  return {dims.begin(), static_cast<int>(dims.size()), static_cast<int>(axis)};
 }
 
 // The one array that may be left out, or none.
@@ -81,6 +84,7 @@ template <class Problem>
 ffi::Future Start(ffi::ThreadPool pool, ffi::DataType dtype, Problem problem) {
   const std::optional<Dtype> known = DtypeOf(dtype);
   if (!known.has_value()) return Refuse("the native kernels have no such dtype");
+  if (problem.shape.rank > kMaxRank) return Refuse("the native kernels have no such rank");
   problem.dtype = *known;
   std::unique_ptr<Job> job;
   try {
@@ -90,6 +94,13 @@ ffi::Future Start(ffi::ThreadPool pool, ffi::DataType dtype, Problem problem) {
   }
   const int64_t threads =
       std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), job->tasks()));
+  if (threads == 1) {
+    for (int64_t i = 0; i < job->tasks(); ++i) job->Run(i);
+    job->Finish();
+    ffi::Promise done;
+    done.SetAvailable();
+    return ffi::Future(done);
+  }
   auto crew = std::make_shared<Crew>(std::move(job), threads);
   ffi::Future done = crew->done();
   for (int64_t i = 1; i < threads; ++i) pool.Schedule([crew] { crew->Work(); });
@@ -101,8 +112,7 @@ ffi::Future LinearScan(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer x,
                        ffi::RemainingArgs reset, ffi::Result<ffi::AnyBuffer> h_last,
                        ffi::Result<ffi::AnyBuffer> h, int64_t axis, bool reverse) {
   Scan scan;
-  scan.shape = ArrayOf(*h).dims;
-  scan.axis = static_cast<int>(axis);
+  scan.shape = ShapeOf(*h, axis);
   scan.reverse = reverse;
   scan.a = ArrayOf(a);
   scan.x = ArrayOf(x);
@@ -117,8 +127,7 @@ Backward Adjoint(const ffi::AnyBuffer& g_last, const ffi::AnyBuffer& g, const ff
                  const ffi::RemainingArgs& reset, const ffi::AnyBuffer& dx,
                  const ffi::AnyBuffer& dh0, int64_t axis, bool reverse) {
   Backward backward;
-  backward.shape = ArrayOf(dx).dims;
-  backward.axis = static_cast<int>(axis);
+  backward.shape = ShapeOf(dx, axis);
   backward.reverse = reverse;
   backward.g_last = ArrayOf(g_last);
   backward.g = ArrayOf(g);

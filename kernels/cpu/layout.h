@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <vector>
 
 #include "linear_scan.h"
 
@@ -25,72 +24,67 @@ struct Axis {
 // per group of channels) becomes a batch axis of its own.
 class Layout {
  public:
-  Layout(const std::vector<int64_t>& shape, int axis, const std::vector<const Array*>& operands)
-      : operands_(static_cast<int>(operands.size())) {
-    std::vector<Axis> axes(shape.size());
-    for (size_t i = 0; i < shape.size(); ++i) axes[i].extent = shape[i];
-    for (int o = 0; o < operands_; ++o) {
-      const std::vector<int64_t>& dims = operands[o]->dims;
+  Layout(const Shape& shape, const Array* const* operands, int count) : operands_(count) {
+    std::array<Axis, kMaxRank> axes;
+    for (int i = 0; i < shape.rank; ++i) axes[i].extent = shape.dims[i];
+    for (int o = 0; o < count; ++o) {
+      if (operands[o]->data == nullptr) continue;
       int64_t stride = 1;
-      for (int64_t i = static_cast<int64_t>(dims.size()) - 1; i >= 0; --i) {
-        axes[i].stride[o] = dims[i] == 1 ? 0 : stride;
-        stride *= dims[i];
+      for (int i = shape.rank - 1; i >= 0; --i) {
+        const int64_t extent = operands[o]->dims[i];
+        axes[i].stride[o] = extent == 1 ? 0 : stride;
+        stride *= extent;
       }
     }
-    time = axes[axis];
-    outer = Fold(axes.begin(), axes.begin() + axis);
-    std::vector<Axis> trailing = Fold(axes.begin() + axis + 1, axes.end());
-    if (trailing.empty()) {
-      for (int o = 0; o < operands_; ++o) lanes.stride[o] = 1;
+    time = axes[shape.axis];
+    Fold(axes.data(), axes.data() + shape.axis, 0);
+    const int leading = batch_axes_;
+    Fold(axes.data() + shape.axis + 1, axes.data() + shape.rank, leading);
+    if (batch_axes_ == leading) {
+      lanes.stride.fill(1);
     } else {
-      lanes = trailing.back();
-      trailing.pop_back();
+      lanes = batch_[--batch_axes_];
     }
-    outer.insert(outer.end(), trailing.begin(), trailing.end());
-    CountRows();
+    for (int i = 0; i < batch_axes_; ++i) rows *= batch_[i].extent;
   }
 
   // Orders the batch axes so that the rows which share an element of operand `o` are neighbours,
   // and returns how many do.
   int64_t GroupBy(int o) {
-    std::stable_partition(outer.begin(), outer.end(),
+    std::stable_partition(batch_.begin(), batch_.begin() + batch_axes_,
                           [o](const Axis& axis) { return axis.stride[o] != 0; });
     int64_t share = 1;
-    for (const Axis& axis : outer) share *= axis.stride[o] == 0 ? axis.extent : 1;
+    for (int i = 0; i < batch_axes_; ++i) share *= batch_[i].stride[o] == 0 ? batch_[i].extent : 1;
     return share;
   }
 
   // Where row `row` starts in each operand, in elements.
   std::array<int64_t, kMaxOperands> Offsets(int64_t row) const {
     std::array<int64_t, kMaxOperands> offsets{};
-    for (auto axis = outer.rbegin(); axis != outer.rend(); ++axis) {
-      const int64_t i = row % axis->extent;
-      row /= axis->extent;
-      for (int o = 0; o < operands_; ++o) offsets[o] += i * axis->stride[o];
+    for (int i = batch_axes_ - 1; i >= 0; --i) {
+      const int64_t index = row % batch_[i].extent;
+      row /= batch_[i].extent;
+      for (int o = 0; o < operands_; ++o) offsets[o] += index * batch_[i].stride[o];
     }
     return offsets;
   }
 
-  std::vector<Axis> outer;
   Axis time, lanes;
   int64_t rows = 1;
 
  private:
-  using Iterator = std::vector<Axis>::const_iterator;
-
-  std::vector<Axis> Fold(Iterator begin, Iterator end) const {
-    std::vector<Axis> folded;
-    for (Iterator axis = begin; axis != end; ++axis) {
+  // Appends axes to the batch, folding neighbours; what stands before `first` is left alone.
+  void Fold(const Axis* begin, const Axis* end, int first) {
+    for (const Axis* axis = begin; axis != end; ++axis) {
       if (axis->extent == 1) continue;
-      if (!folded.empty() && Contiguous(folded.back(), *axis)) {
-        const int64_t extent = folded.back().extent * axis->extent;
-        folded.back() = *axis;
-        folded.back().extent = extent;
+      if (batch_axes_ > first && Contiguous(batch_[batch_axes_ - 1], *axis)) {
+        const int64_t extent = batch_[batch_axes_ - 1].extent * axis->extent;
+        batch_[batch_axes_ - 1] = *axis;
+        batch_[batch_axes_ - 1].extent = extent;
       } else {
-        folded.push_back(*axis);
+        batch_[batch_axes_++] = *axis;
       }
     }
-    return folded;
   }
 
   bool Contiguous(const Axis& left, const Axis& right) const {
@@ -100,11 +94,9 @@ class Layout {
     return true;
   }
 
-  void CountRows() {
-    for (const Axis& axis : outer) rows *= axis.extent;
-  }
-
-  int operands_;
+  const int operands_;
+  std::array<Axis, kMaxRank> batch_;
+  int batch_axes_ = 0;
 };
 
 }  // namespace fastscan

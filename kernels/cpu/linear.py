@@ -10,11 +10,14 @@ from jax import Array
 
 from fastscan.kernels.case import LinearCase, accumulation_dtype
 
+_MAX_RANK = 16  # kMaxRank of linear_scan.h
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
 def supports(case: LinearCase) -> str | None:
-    """Every shape and broadcast, in the dtypes that the kernels are compiled for."""
+    """Every shape and broadcast up to a rank, in the dtypes that the kernels are compiled for."""
+    if len(case.shape) > _MAX_RANK:
+        return f"has no kernel for {len(case.shape)} axes: fold some, {_MAX_RANK} are the most"
     if case.dtype.name not in _DTYPES:
         return f"has no native kernel for {case.dtype}: cast to one of {', '.join(_DTYPES)}"
     return None

@@ -7,25 +7,33 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 namespace fastscan {
 
 enum class Dtype { kF16, kBF16, kF32, kF64, kC64, kC128 };
 
+constexpr int kMaxRank = 16;
+
 // A row-major array. Its rank is that of the problem's shape, and each of its axes has the shape's
-// extent or is 1 and broadcasts. `data` is null where the array is left out.
+// extent or is 1 and broadcasts. `data` is null where the array is left out. `dims` is read while
+// the job is made and not kept.
 struct Array {
   void* data = nullptr;
-  std::vector<int64_t> dims;
+  const int64_t* dims = nullptr;
+};
+
+// The extents of all axes, at most kMaxRank, among them time.
+struct Shape {
+  const int64_t* dims = nullptr;
+  int rank = 0;
+  int axis = 0;
 };
 
 // The states before the first step and after the last one (h0, h_last, g_last, dh0) have an axis
 // of extent 1 for time and hold float for the 16-bit dtypes.
 struct Scan {
   Dtype dtype{};
-  std::vector<int64_t> shape;
-  int axis = 0;
+  Shape shape;
   bool reverse = false;
   Array a, x, h0, reset;  // reset may be left out; its elements are bytes, 0 or 1
   Array h_last, h;
@@ -33,8 +41,7 @@ struct Scan {
 
 struct Backward {
   Dtype dtype{};
-  std::vector<int64_t> shape;
-  int axis = 0;
+  Shape shape;
   bool reverse = false;
   Array g_last, g, a, h, h0, reset;  // without da, neither h nor h0 is read
   Array da, dx, dh0;                 // da is summed over the axes along which it is 1

@@ -18,8 +18,8 @@ const Loops& LoopsOf(Dtype dtype);  // dispatch.cc
 
 namespace {
 
-// Below this many bytes per array one thread is done before another has started.
-constexpr int64_t kSerialBytes = 1 << 16;
+// Below this many bytes per array one thread is done about when another would have started.
+constexpr int64_t kSerialBytes = 1 << 19;
 // Time is split among this many threads or more: it takes a second pass, over inputs of which one
 // thread can read about as much as two can, and only where the arrays are larger than this.
 constexpr int64_t kSplitThreads = 4;
@@ -99,12 +99,13 @@ class RowJob : public Job {
  protected:
   using Offsets = std::array<int64_t, kMaxOperands>;
 
-  RowJob(Dtype dtype, const std::vector<int64_t>& shape, int axis, bool reverse,
-         std::vector<Operand> operands)
+  using Operands = std::array<Operand, kMaxOperands>;
+
+  RowJob(Dtype dtype, const Shape& shape, bool reverse, const Operands& operands, int count)
       : loops_(LoopsOf(dtype)),
         reverse_(reverse),
-        operands_(std::move(operands)),
-        layout_(shape, axis, Arrays(operands_)) {}
+        operands_(operands),
+        layout_(shape, Arrays(operands).data(), count) {}
 
   int64_t steps() const { return layout_.time.extent; }
   int64_t lanes() const { return layout_.lanes.extent; }
@@ -156,13 +157,13 @@ class RowJob : public Job {
 
   const Loops& loops_;
   const bool reverse_;
-  std::vector<Operand> operands_;
+  Operands operands_;
   Layout layout_;
 
  private:
-  static std::vector<const Array*> Arrays(const std::vector<Operand>& operands) {
-    std::vector<const Array*> arrays;
-    for (const Operand& operand : operands) arrays.push_back(&operand.array);
+  static std::array<const Array*, kMaxOperands> Arrays(const Operands& operands) {
+    std::array<const Array*, kMaxOperands> arrays;
+    for (int o = 0; o < kMaxOperands; ++o) arrays[o] = &operands[o].array;
     return arrays;
   }
 };
@@ -217,13 +218,14 @@ class Parts {
 class ForwardJob : public RowJob {
  public:
   ForwardJob(const Scan& scan, int64_t threads)
-      : RowJob(scan.dtype, scan.shape, scan.axis, scan.reverse,
-               {{scan.a},
-                {scan.x},
-                {scan.h0, Kind::kState},
-                {scan.reset, Kind::kFlag},
-                {scan.h_last, Kind::kState},
-                {scan.h}}),
+      : RowJob(scan.dtype, scan.shape, scan.reverse,
+               {{{scan.a},
+                 {scan.x},
+                 {scan.h0, Kind::kState},
+                 {scan.reset, Kind::kFlag},
+                 {scan.h_last, Kind::kState},
+                 {scan.h}}},
+               6),
         cut_(CutWork(layout_, loops_.element_bytes, threads)) {
     if (cut_.split_time) {
       piece_steps_ = PieceSteps();
@@ -322,19 +324,20 @@ class ForwardJob : public RowJob {
 class BackwardJob : public RowJob {
  public:
   BackwardJob(const Backward& backward, int64_t threads)
-      : RowJob(backward.dtype, backward.shape, backward.axis, backward.reverse,
-               {{backward.g_last, Kind::kState},
-                {backward.g},
-                {backward.a},
-                {backward.h},
-                {backward.h0, Kind::kState},
-                {backward.reset, Kind::kFlag},
-                {backward.da},
-                {backward.dx},
-                {backward.dh0, Kind::kState}}),
+      : RowJob(backward.dtype, backward.shape, backward.reverse,
+               {{{backward.g_last, Kind::kState},
+                 {backward.g},
+                 {backward.a},
+                 {backward.h},
+                 {backward.h0, Kind::kState},
+                 {backward.reset, Kind::kFlag},
+                 {backward.da},
+                 {backward.dx},
+                 {backward.dh0, Kind::kState}}},
+               9),
         share_(has(kDa) ? layout_.GroupBy(kDa) : 1),
         cut_(CutWork(layout_, loops_.element_bytes, threads)) {
-    for (const int64_t n : backward.da.dims) da_count_ *= n;
+    for (int i = 0; i < backward.shape.rank && has(kDa); ++i) da_count_ *= backward.da.dims[i];
     kind_ = KindOfGradient();
     if (cut_.split_time) {
       piece_steps_ = PieceSteps();

@@ -149,7 +149,7 @@ void Set(void* data, Dtype dtype, int64_t i, Value value) {
 struct Buffer {
   Buffer(Dtype dtype, std::vector<int64_t> dims)
       : dtype(dtype), dims(std::move(dims)), bytes(Product(this->dims) * Bytes(dtype)) {}
-  Array array() { return {bytes.data(), dims}; }
+  Array array() { return {bytes.data(), dims.data()}; }
   int64_t count() const { return Product(dims); }
   void Fill(double low, double high) {
     for (int64_t i = 0; i < count(); ++i) {
@@ -244,7 +244,7 @@ void Check(const Problem& p) {
   Array reset;
   std::vector<uint8_t> flags(p.with_reset ? Product(p.reset_dims) : 0);
   for (uint8_t& flag : flags) flag = Uniform(0, 1) < 0.2;
-  if (p.with_reset) reset = {flags.data(), p.reset_dims};
+  if (p.with_reset) reset = {flags.data(), p.reset_dims.data()};
   const auto is_reset = [&](const std::vector<int64_t>& index) {
     if (!p.with_reset) return false;
     int64_t offset = 0;
@@ -282,10 +282,11 @@ void Check(const Problem& p) {
   }
 
   const std::string name = Describe(p);
+  const fastscan::Shape shape{p.shape.data(), static_cast<int>(p.shape.size()), p.axis};
   const double precision = Precision(p.dtype);
   const auto forward = [&] {
     const auto job = fastscan::MakeJob(
-        fastscan::Scan{p.dtype, p.shape, p.axis, p.reverse, a.array(), x.array(), h0.array(), reset,
+        fastscan::Scan{p.dtype, shape, p.reverse, a.array(), x.array(), h0.array(), reset,
                        h_last.array(), h.array()},
         p.threads);
     RunJob(*job, p.threads);
@@ -319,8 +320,8 @@ void Check(const Problem& p) {
   // The adjoint reads h as the forward kernel has rounded it.
   const auto backward = [&] {
     const auto job = fastscan::MakeJob(
-        fastscan::Backward{p.dtype, p.shape, p.axis, p.reverse, g_last.array(), g.array(),
-                           a.array(), p.with_decay_gradient ? h.array() : Array{},
+        fastscan::Backward{p.dtype, shape, p.reverse, g_last.array(), g.array(), a.array(),
+                           p.with_decay_gradient ? h.array() : Array{},
                            p.with_decay_gradient ? h0.array() : Array{}, reset,
                            p.with_decay_gradient ? da.array() : Array{}, dx.array(), dh0.array()},
         p.threads);
@@ -417,14 +418,14 @@ void CheckLong() {
 
 // Where products of decays overflow but states do not, the states are still right.
 void CheckOverflow() {
-  const int64_t steps = 400000;
+  const int64_t steps = 400000, one = 1;
   for (const double h0 : {0.0, 1e-30}) {
     std::vector<float> a(steps, 1e3f), x(steps, 0.0f), h(steps);
     if (h0 != 0) std::fill(a.begin() + 10, a.end(), 1.0f);
     float start = static_cast<float>(h0), last = 1;
     const auto job = fastscan::MakeJob(
-        fastscan::Scan{Dtype::kF32, {steps}, 0, false, {a.data(), {steps}}, {x.data(), {steps}},
-                       {&start, {1}}, {}, {&last, {1}}, {h.data(), {steps}}},
+        fastscan::Scan{Dtype::kF32, {&steps, 1, 0}, false, {a.data(), &steps}, {x.data(), &steps},
+                       {&start, &one}, {}, {&last, &one}, {h.data(), &steps}},
         4);
     RunJob(*job, 4);
     const double expected = h0 * 1e30;
