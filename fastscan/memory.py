@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import platform
 
-# From glibc's malloc.h: take large blocks from the heap too, never give its end back, and let it
-# grow in steps of 256 MiB.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-_SETTINGS = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 2**28}
+# From glibc's malloc.h: one heap for all threads (those of their own hold no large block), large
+# blocks on it too, its end never given back, and growth in steps of 256 MiB.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_SETTINGS = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 2**28}
 
 
 def keep_freed_memory() -> bool:
@@ -19,9 +19,9 @@ def keep_freed_memory() -> bool:
     this call the process keeps what it has freed (its memory stays at its peak) and a scan or any
     other JAX operation on the CPU writes to pages that it already has.
 
-    Call it once, at the start of a program, before the first large array. The setting holds for
-    the whole process and cannot be undone; fastscan never makes it by itself on import, but its
-    command line does for its own process.
+    Call it once, at the start of a program, before JAX starts its threads. The setting holds for
+    the whole process and cannot be undone, and all its threads then allocate from one heap;
+    fastscan never makes it by itself on import, but its command line does for its own process.
 
     Returns:
         Whether it took effect: True on Linux with glibc, False (and nothing done) elsewhere.

@@ -1,0 +1,56 @@
+"""The models that every test of the interface runs over, small."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fastscan.models import LRU, Layer, ResidualBackbone, ResidualBlock
+
+FEATURES = 3
+OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
+
+
+def _lru(key):
+    return LRU(FEATURES, 6, key=key, **OPTIONS)
+
+
+def _backbone(key):
+    return ResidualBackbone(
+        lambda key: LRU(4, 6, key=key, **OPTIONS),
+        input_size=FEATURES,
+        hidden_size=4,
+        output_size=2,
+        num_layers=2,
+        dropout=0.5,
+        dtype=jnp.float32,
+        key=key,
+    )
+
+
+MAKERS = {
+    "lru": _lru,
+    "lru-rectangular": lambda key: LRU(FEATURES, 6, 5, key=key, **OPTIONS),
+    "block-glu-prenorm": lambda key: ResidualBlock(_lru(key), dtype=jnp.float32, key=key),
+    "block-gelu-postnorm": lambda key: ResidualBlock(
+        _lru(key), mixing="gelu", prenorm=False, dtype=jnp.float32, key=key
+    ),
+    "backbone": _backbone,
+}
+
+
+@functools.cache
+def make(name: str) -> Layer:
+    """Return the model of that name, the same one at every call."""
+    return MAKERS[name](jax.random.key(7))
+
+
+every_model = pytest.mark.parametrize("name", MAKERS)
+
+
+@eqx.filter_jit
+def run(model, carry, xs, *, reset=None, key=None):
+    """Call the model, compiled: one compilation a shape is faster than one an operation."""
+    return model(carry, xs, reset=reset, key=key)

@@ -1,0 +1,145 @@
+"""The folder of a run: its config, its log and its pictures."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fastscan.train.config import Train, changed_fields, from_json, to_json
+from fastscan.train.errors import TrainError
+
+CONFIG = "config.json"
+LOG = "log.jsonl"
+
+
+def find_run(config: Train) -> tuple[Path, Train]:
+    """Return the run's folder and its config: new, or the saved one when resuming.
+
+    Raises:
+        TrainError: a new run would overwrite another, there is nothing to resume, or resuming
+            would change what the run computes.
+    """
+    if config.resume:
+        return _existing_run(config)
+    path = config.directory / config.name if config.name else _unused(config)
+    if path.exists():
+        raise TrainError(f"{path} exists: give --resume to continue it, or another --name")
+    return path, config
+
+
+def create_run(path: Path, config: Train) -> None:
+    """Make the folder of a new run, with its config."""
+    path.mkdir(parents=True)
+    write_atomically(path / CONFIG, json.dumps(to_json(config), indent=2) + "\n")
+
+
+def _base_name(config: Train) -> str:
+    return f"{config.task}-{config.model}"
+
+
+def _numbered(config: Train) -> dict[int, Path]:
+    """Return the runs of this task and model that were named by number."""
+    prefix = _base_name(config) + "-"
+    endings = {p.name.removeprefix(prefix): p for p in config.directory.glob(prefix + "*")}
+    return {int(ending): p for ending, p in endings.items() if ending.isdecimal()}
+
+
+def _unused(config: Train) -> Path:
+    return config.directory / f"{_base_name(config)}-{max(_numbered(config), default=0) + 1}"
+
+
+def _existing_run(config: Train) -> tuple[Path, Train]:
+    if config.name:
+        path = config.directory / config.name
+    else:
+        runs = _numbered(config)
+        if not runs:
+            raise TrainError(
+                f"there is no run of {_base_name(config)} in {config.directory} to resume: leave "
+                "out --resume to start one, or give its --name or --directory"
+            )
+        path = runs[max(runs)]
+    try:
+        saved = from_json(json.loads((path / CONFIG).read_text()))
+    except FileNotFoundError:
+        raise TrainError(
+            f"{path / CONFIG} does not exist, so there is no run to resume: leave out --resume to "
+            "start one, or check --name and --directory"
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TrainError(
+            f"{path / CONFIG} is not a config of this version of fastscan: {error}; start another "
+            "run"
+        ) from None
+    if changed := changed_fields(config, saved):
+        raise TrainError(
+            f"{', '.join(changed)} differs from what {path} was started with: leave it out to "
+            "resume, or start another run"
+        )
+    placement = {name: getattr(config, name) for name in ("directory", "resume", "compare")}
+    return path, dataclasses.replace(saved, name=path.name, **placement)
+
+
+class Log:
+    """Records of a run, one JSON object a line."""
+
+    def __init__(self, path: Path, start: int):
+        """Open the log, and drop the records that a resumed run is going to write again."""
+        self._path = path
+        self.records: list[dict[str, Any]] = [r for r in read_log(path) if r["step"] <= start]
+        write_atomically(path, "".join(json.dumps(r) + "\n" for r in self.records))
+
+    def seconds(self) -> float:
+        """Return how long the run had taken at the last record."""
+        return self.records[-1]["seconds"] if self.records else 0.0
+
+    def write(self, **record: Any) -> None:
+        """Append one record."""
+        self.records.append(record)
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a log; there are none where there is no file."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            # The process was killed while it wrote this one, which is therefore the last.
+            break
+    return records
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def plot_curves(records: list[dict[str, Any]], metric: str, path: Path) -> None:
+    """Draw loss and metric against the step, for training and test."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for axis, quantity in zip(axes, ("loss", metric), strict=True):
+        for split in ("train", "test"):
+            points = [(r["step"], r[quantity]) for r in records if r["split"] == split]
+            axis.plot(*zip(*points, strict=True), label=split)
+        axis.set(xlabel="step", ylabel=quantity)
+        axis.grid(alpha=0.3)
+    axes[0].set(yscale="log")
+    axes[1].legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,28 @@
+"""The tasks, one file each, all with the interface of `Task`."""
+
+import importlib
+
+from fastscan.train.config import TaskName
+from fastscan.train.errors import TrainError
+from fastscan.train.tasks.task import Batch, Classification, Task
+
+__all__ = ["Batch", "Classification", "Task", "available", "make"]
+
+# By name, so that a task's own packages are imported only where it is used.
+_CLASSES = {"digits": "Digits"}
+
+
+def available() -> tuple[str, ...]:
+    """Return the names that `make` knows."""
+    return tuple(_CLASSES)
+
+
+def make(name: TaskName | str) -> Task:
+    """Return the task of that name.
+
+    Raises:
+        TrainError: there is no task of that name.
+    """
+    if name not in _CLASSES:
+        raise TrainError(f"there is no task {name!r}; choose one of {', '.join(_CLASSES)}")
+    return getattr(importlib.import_module(f"{__name__}.{name}"), _CLASSES[name])()

@@ -1,0 +1,68 @@
+"""The one interface that every task has."""
+
+import abc
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Shaped
+
+
+class Batch(NamedTuple):
+    """Sequences packed end to end, and what is to be predicted where."""
+
+    xs: Float[Array, "batch time features"]
+    reset: Bool[Array, "batch time"]
+    """True at the first step of every sequence."""
+    targets: Shaped[Array, "batch time ..."]
+    mask: Bool[Array, "batch time"]
+    """True where the prediction counts."""
+
+
+class Task(abc.ABC):
+    """Batches, a loss and a metric.
+
+    A training batch is a function of the seed and the step alone, so that an interrupted run
+    continues with the data that it would have seen.
+    """
+
+    name: ClassVar[str]
+    metric_name: ClassVar[str]
+    input_size: int
+    output_size: int
+    sequence_length: int
+
+    @abc.abstractmethod
+    def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
+        """Return the batch of that step."""
+
+    @abc.abstractmethod
+    def test_batches(self, batch_size: int) -> Iterable[Batch]:
+        """Return the whole test set, the same at every call, in batches of one shape."""
+
+    @abc.abstractmethod
+    def loss(
+        self, outputs: Float[Array, "... outputs"], targets: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """Return what is minimised, at every step."""
+
+    @abc.abstractmethod
+    def metric(
+        self, outputs: Float[Array, "... outputs"], targets: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """Return what is reported, at every step."""
+
+
+class Classification(Task):
+    """A task whose targets are classes: cross-entropy (in nats) and accuracy."""
+
+    metric_name = "accuracy"
+
+    def loss(self, outputs, targets):
+        """Return the cross-entropy of the logits `outputs`."""
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+
+    def metric(self, outputs, targets):
+        """Return 1 where the largest logit is the target's, and 0 elsewhere."""
+        return (jnp.argmax(outputs, axis=-1) == targets).astype(outputs.dtype)
