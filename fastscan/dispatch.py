@@ -87,11 +87,11 @@ def implementations() -> dict[str, Implementation]:
 
 def fallback(case: LinearCase, platform: str) -> tuple[str, str]:
     """The two implementations in plain JAX, the faster one first."""
-    sequential = ("scan", "associative")
+    sequential, parallel = ("scan", "associative"), ("associative", "scan")
     if platform == "cpu":
         return sequential
     # On an accelerator every step of `lax.scan` is a kernel launch or more.
-    return sequential if case.length <= 8 else sequential[::-1]
+    return sequential if case.length <= 8 else parallel
 
 
 def preference(case: LinearCase, platform: str) -> tuple[str, ...]:
@@ -104,9 +104,7 @@ def preference(case: LinearCase, platform: str) -> tuple[str, ...]:
     return (*native, *fallback(case, platform))
 
 
-def choose(
-    case: LinearCase, platform: str, implementation: tuple[str, ...] | None
-) -> ModuleType:
+def choose(case: LinearCase, platform: str, implementation: tuple[str, ...] | None) -> ModuleType:
     """The module that runs `case`: the first that fits.
 
     Raises:

@@ -184,9 +184,7 @@ def _tangent_transpose(cotangents, da, dx, dh0, *rest, **params):
     g_last, g = (_zero(c) if isinstance(c, ad.Zero) else c for c in cotangents)
     a, h, h0, *reset = rest
     if ad.is_undefined_primal(da):
-        values = bind(
-            backward_p, g_last, g, a, h, h0, *reset, decay_shape=da.aval.shape, **params
-        )
+        values = bind(backward_p, g_last, g, a, h, h0, *reset, decay_shape=da.aval.shape, **params)
     else:
         values = [g, *bind(adjoint_p, g_last, g, a, *reset, **params)]
     return [*_cotangents((da, dx, dh0), values), *[None] * len(rest)]

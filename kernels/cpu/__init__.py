@@ -24,11 +24,12 @@ TARGETS = ("fastscan_linear_scan", "fastscan_linear_backward", "fastscan_linear_
 def _load() -> ctypes.CDLL | str:
     """The library with its handlers registered, or why there is none."""
     if not _LIBRARY.exists():
-        reason = _BUILD_ERROR.read_text().strip() if _BUILD_ERROR.exists() else "it was not built"
+        if _BUILD_ERROR.exists():
+            return _BUILD_ERROR.read_text(encoding="utf-8").strip()
         return (
-            f"the native library is missing: {reason}\nInstall a C++17 compiler (GCC or Clang) "
-            "and build it: pip install --force-reinstall --no-deps fastscan, or in a checkout "
-            "pip install -e ."
+            "The native CPU library is missing. Install a C++17 compiler (GCC or Clang) and build "
+            "it: `pip install -e .` in a checkout, else `pip install --force-reinstall --no-deps "
+            "fastscan`."
         )
     try:
         library = ctypes.CDLL(str(_LIBRARY))

@@ -1,0 +1,66 @@
+# make demo     train the default model in a fresh virtual environment
+# make test     ruff, pyright and every test (PYTHON=python3.12 VENV=.venv312 for another Python)
+# make sanitize the C++ tests of the kernels under the sanitizers
+# make bench    time the kernels on this machine
+# make format   what ruff can mend by itself
+# make clean    remove everything that make made
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+LIBRARY := kernels/cpu/libfastscan_cpu.so
+# What a new install is needed for; Python sources are installed as links.
+BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt \
+	$(shell find kernels -name '*.cc' -o -name '*.h') $(if $(wildcard $(LIBRARY)),,FORCE)
+
+# Here a build that fails is an error; `pip install fastscan` would go on without the library.
+export FASTSCAN_REQUIRE_NATIVE = 1
+
+.PHONY: demo test lint pytest sanitize bench format clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/fastscan train
+
+test: lint pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+pytest: $(VENV)/.installed-test
+	$(BIN)/pytest -m "slow or not slow" $(PYTEST_ARGS)
+
+sanitize: build/sanitize-address,undefined build/sanitize-thread
+
+build/sanitize-%: FORCE $(VENV)/.installed-test
+	$(BIN)/cmake --fresh -S . -B $@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+		-DFASTSCAN_TESTS=ON "-DFASTSCAN_SANITIZE=$*"
+	$(BIN)/cmake --build $@
+	$(BIN)/ctest --test-dir $@ --output-on-failure
+
+bench: $(VENV)/.installed-test
+	$(BIN)/fastscan bench linear
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+	rm -f $(LIBRARY) kernels/cpu/build_error.txt
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed-demo: $(BIN)/python $(BUILD_INPUTS)
+	$(BIN)/python -m pip install -e '.[train]'
+	touch $@
+
+$(VENV)/.installed-test: $(BIN)/python $(BUILD_INPUTS)
+	$(BIN)/python -m pip install -e '.[train,bench,test]'
+	touch $@ $(VENV)/.installed-demo
+
+FORCE:

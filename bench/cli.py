@@ -1,0 +1,74 @@
+"""The command ``fastscan bench``."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time a family of recurrences against what JAX offers, each case behind a correctness gate."""
+
+    family: tyro.conf.Positional[Literal["linear"]] = "linear"
+    """The family of recurrences."""
+    quick: bool = False
+    """A few cases and few repetitions: under a minute."""
+    cases: tuple[str, ...] = ()
+    """Only the cases of these names."""
+    implementations: tuple[str, ...] = ("fastscan", "lax.associative_scan", "lax.scan")
+    """What to time: these, or an implementation of fastscan by its name, such as "cpu"."""
+    memory: Literal["both", "default", "kept"] = "both"
+    """The allocator as it is, with `fastscan.keep_freed_memory()`, or one after the other."""
+    output: Path | None = None
+    """The JSON to write, with a plot beside it. By default bench/results/DEVICE/FAMILY.json in a
+    checkout, and FAMILY.json in the current folder elsewhere."""
+
+    def __call__(self) -> None:
+        """Measure, write the JSON and the plot, and print the tables.
+
+        Exits with 1 where there is nothing to measure, or where a measurement failed.
+        """
+        # Imported here so that `fastscan --help` neither needs the extra nor waits for it.
+        from fastscan.bench import plot, table
+        from fastscan.bench.cases import select
+        from fastscan.bench.run import MEMORY_SETTINGS, Plan, run
+        from fastscan.bench.timing import Budget
+
+        try:
+            plan = Plan(
+                cases=select(self.family, quick=self.quick, names=self.cases),
+                implementations=self.implementations,
+                memory=MEMORY_SETTINGS if self.memory == "both" else (self.memory,),
+                budget=Budget(0.3) if self.quick else Budget(2.5),
+                sweep_budget=Budget(0.3) if self.quick else Budget(1.0),
+            )
+            results = run(plan)
+        except ValueError as error:
+            sys.exit(f"fastscan bench: {error}")
+        path = self.output or self._default_output(results.environment["device"])
+        results.write(path)
+        print(f"Wrote {path}")
+        if plot.swept(results):
+            plot.save(results, path.with_suffix(".png"))
+            print(f"Wrote {path.with_suffix('.png')}")
+        for record in results.failures:
+            print(f"{record.case}, {record.direction}, {record.memory} memory: {record.failure}")
+        sweeps = bool(self.cases)
+        for direction, title in plot.TITLES.items():
+            print(f"\n{title}\n\n{table.run_times(results, direction, sweeps=sweeps)}")
+        compiles = table.compile_times(results, "gradient", sweeps=sweeps)
+        print(f"\ncompile forward and backward\n\n{compiles}")
+        if results.failures:
+            sys.exit(f"{len(results.failures)} measurements failed and report no time.")
+
+    def _default_output(self, device: str) -> Path:
+        from fastscan.bench.environment import checkout, slug
+
+        root = checkout()
+        # A partial run must not take the place of the full one.
+        partial = replace(self, output=None) != Bench(self.family)
+        name = f"{self.family}-partial.json" if partial else f"{self.family}.json"
+        return Path(name) if root is None else root / "bench" / "results" / slug(device) / name

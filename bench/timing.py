@@ -1,0 +1,141 @@
+"""Interleaved timing of the alternatives of one case, behind the correctness gate."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from fastscan.bench.cases.case import Case
+from fastscan.bench.gate import DIRECTIONS, Mismatch, check, directions, expect
+from fastscan.bench.record import Record, Timing
+
+FLOOR = "floor"
+SHORTEST_SAMPLE = 1e-3
+"""Calls shorter than this many seconds are repeated within a sample, above the clock's noise."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to sample one direction of one case: all its alternatives share `seconds`."""
+
+    seconds: float
+    fewest: int = 5
+    most: int = 50
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    call: Callable[..., Any]
+    arrays: Sequence[Any]
+    compile: float
+    temporary_bytes: int | None
+
+    def seconds_per_call(self, calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            # The outputs are dropped here, inside the measured time: giving their memory back,
+            # and taking it again, is a cost that every user pays.
+            jax.block_until_ready(self.call(*self.arrays))
+        return (time.perf_counter() - start) / calls
+
+
+def measure(
+    case: Case, implementations: Sequence[str], memory: str, budget: Budget
+) -> list[Record]:
+    """One record for each direction of `case`; `memory` is only noted in them.
+
+    Whatever goes wrong becomes the record's `failure`, so that one case cannot cost the others.
+    """
+    try:
+        arguments = case.arguments()
+        expected = expect(case, arguments)
+        arguments = jax.tree.map(jax.device_put, arguments)
+    except Exception as error:
+        return [fail(case, name, memory, f"oracle: {_line(error)}") for name in DIRECTIONS]
+    calls = {name: directions(case.function(name), arguments) for name in implementations}
+    records = []
+    for direction in DIRECTIONS:
+        compiled = {FLOOR: _compile(case.floor, arguments.operands + arguments.constants)}
+        name = FLOOR
+        try:
+            for name in implementations:
+                compiled[name] = _compile(*calls[name][direction])
+                check(case, compiled[name].call(*compiled[name].arrays), expected[direction])
+            sampled = _sample(compiled, budget)
+        except Exception as error:
+            # An implementation may fail in any way; the run goes on, and fails at its end.
+            records.append(fail(case, direction, memory, f"{name}: {_line(error)}"))
+            continue
+        timings = {
+            name: Timing(one.compile, one.temporary_bytes, *sampled[name])
+            for name, one in compiled.items()
+        }
+        floor = timings.pop(FLOOR)
+        records.append(_record(case, direction, memory, floor=floor, timings=timings))
+    return records
+
+
+def fail(case: Case, direction: str, memory: str, failure: str) -> Record:
+    """The record of a case that reports no times, and why."""
+    return _record(case, direction, memory, failure=failure)
+
+
+def _record(case: Case, direction: str, memory: str, **outcome: Any) -> Record:
+    return Record(
+        **{
+            "case": case.name,
+            "family": case.family,
+            "source": case.source,
+            "description": case.description,
+            "size": case.size,
+            "sweeps": case.sweeps,
+            "memory": memory,
+            "direction": direction,
+            "bytes": case.bytes[direction],
+            "floor_bytes": case.bytes[FLOOR],
+            "floor": None,
+            "timings": {},
+            **outcome,
+        }
+    )
+
+
+def _line(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    return message if isinstance(error, Mismatch) else f"{type(error).__name__}: {message}"
+
+
+def _compile(function: Callable[..., Any], arrays: Sequence[Any]) -> _Compiled:
+    start = time.perf_counter()
+    compiled = jax.jit(function).lower(*arrays).compile()
+    seconds = time.perf_counter() - start
+    analysis = compiled.memory_analysis()
+    temporary = None if analysis is None else analysis.temp_size_in_bytes
+    return _Compiled(compiled, arrays, round(seconds, 4), temporary)
+
+
+def _sample(
+    compiled: dict[str, _Compiled], budget: Budget
+) -> dict[str, tuple[int, tuple[float, ...]]]:
+    """Run all in turn until the budget is spent, each round beginning with another one.
+
+    What ran before decides what is in the caches and in the allocator, so no alternative may
+    always follow the same one. Returns the calls per sample and the samples.
+    """
+    names = list(compiled)
+    calls = {}
+    for name, one in compiled.items():
+        one.seconds_per_call(1)
+        calls[name] = min(100, math.ceil(SHORTEST_SAMPLE / one.seconds_per_call(1)))
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    end = time.perf_counter() + budget.seconds
+    for turn in range(budget.most):
+        if turn >= budget.fewest and time.perf_counter() > end:
+            break
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            samples[name].append(round(compiled[name].seconds_per_call(calls[name]), 8))
+    return {name: (calls[name], tuple(samples[name])) for name in names}
