@@ -75,7 +75,7 @@ _ROUNDING = {
     "float64": (1.1e-16, 16.0),
     "complex64": (6e-8, 24.0),
     "complex128": (1.1e-16, 24.0),
-    "bfloat16": (2.0**-9, 3.0),
+    "bfloat16": (2.0**-8, 3.0),
     "float16": (2.0**-11, 3.0),
 }
 
@@ -136,6 +136,16 @@ def widened(arrays: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda v: np.asarray(v).astype(wide(dtype)), arrays)
 
 
+def slow_decays(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Decays so near one, of any sign or phase, that a state outlives 10,000 steps."""
+    size = 1.0 - 10.0 ** rng.uniform(-6.0, -4.0, shape)
+    if jnp.issubdtype(dtype, np.complexfloating):
+        size = size * np.exp(1j * rng.uniform(-np.pi, np.pi, shape))
+    else:
+        size = size * rng.choice([1.0, -1.0], shape)
+    return jax.device_put(size.astype(jnp.dtype(dtype)))
+
+
 class Inputs(NamedTuple):
     """The arguments of one call: arrays (h0 and reset may be None), and what is static."""
 
@@ -171,12 +181,16 @@ RESETS = ("none", "all", "random", "first", "last")
 
 
 def resets(kind: str, shape: tuple[int, ...], axis: int, seed: int = 0) -> Any:
-    """Reset flags: none, at every step, at random steps, at step 0 only, at step T - 1 only."""
+    """Reset flags: none, at every step, at random steps, at step 0 only, at step T - 1 only.
+
+    "rare" ones are far enough apart for a state to go through many thousand steps.
+    """
     if kind == "none":
         return None
     rng = np.random.default_rng(seed)
-    if kind == "random":
-        return jax.device_put(rng.uniform(size=shape) < 0.15)
+    if kind in ("random", "rare"):
+        probability = 0.15 if kind == "random" else 2e-5
+        return jax.device_put(rng.uniform(size=shape) < probability)
     flags = np.full(shape, kind == "all")
     if shape[axis]:
         steps = np.moveaxis(flags, axis, 0)
@@ -195,6 +209,7 @@ class Case:
     reset: str = "none"
     reset_shape: tuple[int, ...] | None = None
     reverse: bool = False
+    slow: bool = False
 
     def __str__(self) -> str:
         parts = [f"x{self.x}", f"axis{self.axis}"]
@@ -211,7 +226,8 @@ class Case:
     def inputs(self, dtype: Any, seed: int = 0) -> Inputs:
         rng = np.random.default_rng(seed)
         shape = self.x if self.a is None else self.a
-        a = decays(rng, shape, dtype, self.x[self.axis])
+        length = self.x[self.axis]
+        a = slow_decays(rng, shape, dtype) if self.slow else decays(rng, shape, dtype, length)
         x = normal(rng, self.x, dtype)
         h0 = normal(rng, self.carry, state_dtype(dtype)) if self.h0 else None
         flags = self.x if self.reset_shape is None else self.reset_shape

@@ -15,13 +15,14 @@ namespace {
 // (or a few, where steps are short), all channels of it, with the states in the first-level cache:
 // memory then sees sequential streams only, which is worth more than the registers.
 constexpr int kTileRegisters = 4;
+constexpr int kForwardRegisters = 8;  // the forward pass needs few others
 constexpr int64_t kCachedBytes = 1 << 16;
 constexpr int64_t kStreamBytes = 512;
 
-template <class E>
+template <class E, int kRegisters = kTileRegisters>
 int64_t BlockSteps(int64_t steps, int64_t lanes) {
   constexpr int64_t bytes = static_cast<int64_t>(sizeof(typename E::Storage)) * E::kParts;
-  const bool one_tile = lanes <= kTileRegisters * kWidth<E> && (lanes & (lanes - 1)) == 0;
+  const bool one_tile = lanes <= kRegisters * kWidth<E> && (lanes & (lanes - 1)) == 0;
   if (one_tile || steps * lanes * bytes <= kCachedBytes) return steps;
   return lanes * bytes < kStreamBytes ? kStreamBytes / (lanes * bytes) : 1;
 }
@@ -253,10 +254,10 @@ void Forward(const ForwardRow& row) {
       return;
     }
   }
-  const int64_t block = BlockSteps<E>(row.steps, row.lanes);
+  const int64_t block = BlockSteps<E, kForwardRegisters>(row.steps, row.lanes);
   for (int64_t begin = 0; begin < row.steps; begin += block) {
     const int64_t end = begin + block < row.steps ? begin + block : row.steps;
-    ForTiles<E, kTileRegisters>(row.lanes, row.h.step < 0, ForwardTile<E>{row, begin, end});
+    ForTiles<E, kForwardRegisters>(row.lanes, row.h.step < 0, ForwardTile<E>{row, begin, end});
   }
 }
 
@@ -573,15 +574,95 @@ struct SummaryTile {
   }
 };
 
+// K registers of N channels of one row, from step `begin` to step `end`, or against time.
+template <class E, bool adjoint>
+struct SummaryRowTile {
+  const SummaryRow& row;
+  int64_t begin, end;
+
+  template <int N, int K>
+  void Run(int64_t lane) const {
+    using Storage = typename E::Storage;
+    constexpr int P = E::kParts;
+    constexpr int64_t direction = adjoint ? -1 : 1;
+    const int64_t first = adjoint ? end - 1 : begin;
+    const Storage* a = At<Storage>(row.a, first, lane, P);
+    const Storage* x = At<Storage>(row.x, first, lane, P);
+    const uint8_t* reset = At<uint8_t>(row.reset, first, lane, 1);
+    const int64_t a_step = direction * row.a.step * P, x_step = direction * row.x.step * P;
+    const int64_t reset_step = direction * row.reset.step;
+    const int64_t a_lane = row.a.lane, x_lane = row.x.lane, reset_lane = row.reset.lane;
+
+    Lanes<E, N> product[K], state[K], a_t[K], x_t[K];
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      product[k] = LoadState<E, N>(row.product, lane + k * N);
+      state[k] = LoadState<E, N>(row.state, lane + k * N);
+    });
+    for (int64_t t = begin; t < end; ++t) {
+      LoadTile<E, N, K>(a, a_lane, a_t);
+      LoadTile<E, N, K>(x, x_lane, x_t);
+      Unroll<K>([&](auto k) __attribute__((always_inline)) {
+        if constexpr (adjoint) state[k] += x_t[k];
+        product[k] = Multiply<E, N>(a_t[k], product[k]);
+      });
+      if (reset_lane != 0) {
+        Unroll<K>([&](auto k) __attribute__((always_inline)) {
+          product[k] = ZeroWhere<E, N>(reset + k * N, product[k]);
+          state[k] = ZeroWhere<E, N>(reset + k * N, Multiply<E, N>(a_t[k], state[k]));
+          if constexpr (!adjoint) state[k] += x_t[k];
+        });
+        for (int i = 0; i < N * K; ++i) row.cut[lane + i] |= reset[i];
+      } else if (*reset) {
+        Unroll<K>([&](auto k) __attribute__((always_inline)) {
+          product[k] = Lanes<E, N>{};
+          state[k] = adjoint ? Lanes<E, N>{} : x_t[k];
+        });
+        for (int i = 0; i < N * K; ++i) row.cut[lane + i] = 1;
+      } else {
+        Unroll<K>([&](auto k) __attribute__((always_inline)) {
+          if constexpr (adjoint) {
+            state[k] = Multiply<E, N>(a_t[k], state[k]);
+          } else {
+            state[k] = MultiplyAdd<E, N>(a_t[k], state[k], x_t[k]);
+          }
+        });
+      }
+      a += a_step;
+      x += x_step;
+      reset += reset_step;
+    }
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      StoreState<E, N>(row.product, lane + k * N, product[k]);
+      StoreState<E, N>(row.state, lane + k * N, state[k]);
+    });
+  }
+};
+
+template <class E, bool adjoint>
+void SummarizeRow(const SummaryRow& row) {
+  const typename E::Scalar unit[2] = {1, 0}, zero[2] = {0, 0};
+  for (int64_t d = 0; d < row.lanes; ++d) {
+    StoreState<E, 1>(row.product, d, Splat<E, 1>(unit));
+    StoreState<E, 1>(row.state, d, Splat<E, 1>(zero));
+    row.cut[d] = 0;
+  }
+  const int64_t block = BlockSteps<E>(row.steps, row.lanes);
+  const bool down = adjoint ? row.x.step > 0 : row.x.step < 0;
+  for (int64_t done = 0; done < row.steps; done += block) {
+    const int64_t to = done + block < row.steps ? done + block : row.steps;
+    const int64_t begin = adjoint ? row.steps - to : done;
+    ForTiles<E, kTileRegisters>(row.lanes, down,
+                                SummaryRowTile<E, adjoint>{row, begin, begin + to - done});
+  }
+}
+
 template <class E, bool adjoint>
 void SummarizeOf(const SummaryRow* rows, int count) {
   if (count == kOverlap) {
     ForNarrow<E>(rows[0].lanes, SummaryTile<E, kOverlap, adjoint>{rows});
     return;
   }
-  for (int r = 0; r < count; ++r) {
-    ForTiles<E, 1>(rows[r].lanes, false, SummaryTile<E, 1, adjoint>{rows + r});
-  }
+  for (int r = 0; r < count; ++r) SummarizeRow<E, adjoint>(rows[r]);
 }
 
 // False where the steps of the channel have to be summarised one by one.

@@ -1,13 +1,13 @@
-"""The native kernels with more threads than the machine has cores, and with fewer."""
+"""The native kernels with more threads than the machine has cores, and with fewer.
+
+XLA reads the size of its thread pool from the environment variable NPROC.
+"""
 
 import os
 
 import pytest
 
 from tests.helpers import native_only, run_python
-
-# XLA reads the size of its thread pool from here.
-THREADS = "NPROC"
 
 
 @native_only
@@ -16,13 +16,13 @@ def test_eight_threads(implementation, name):
     run_python(
         *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
         *("-k", implementation, f"tests/linear_scan/{name}.py"),
-        **{THREADS: "8"},
+        NPROC="8",
     )
 
 
 @native_only
 def test_calls_at_once_on_eight_threads(implementation):
-    run_python("-m", "tests.linear_scan.concurrent_calls", implementation, **{THREADS: "8"})
+    run_python("-m", "tests.linear_scan.concurrent_calls", implementation, NPROC="8")
 
 
 @native_only
