@@ -82,7 +82,7 @@ def main(name):
     assert jax.device_count() == 2
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
     for in_specs, out_specs in SPECS.values():
-        check(None if name == "automatic" else name, mesh, in_specs, out_specs)
+        check(name, mesh, in_specs, out_specs)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,10 @@ def loss_of(implementation, case):
     return loss
 
 
+# What costs seconds leaves the tree out: the rules are those of the primitives, whichever runs
+# them, and the other tests are for every implementation.
+
+
 @functools.cache
 def derivative(transform, implementation, case, dtype, *options):
     """`transform(implementation, case, *options)` at the case's arguments, compiled."""
@@ -63,7 +67,7 @@ def check(implementation, transform, case, dtype, *options):
     assert_close(got, expected, dtype, 4)
 
 
-@every_implementation
+@implementations(None, "cpu", "scan")
 @by_dtype
 def test_numerical_first_and_second_derivatives(implementation, dtype):
     """Forward, reverse, and each over each, against finite differences."""
@@ -140,7 +144,6 @@ def second_along_lines(implementation, case, outer, inner):
     return function
 
 
-# The rules are those of the primitives, whichever runs them; the Hessian above is everyone's.
 @implementations(None, "cpu", "scan")
 @pytest.mark.parametrize(
     ("dtype", "outer", "inner"),

@@ -7,10 +7,8 @@ import pytest
 
 import fastscan
 from tests.helpers import (
-    COMPLEX,
     DTYPES,
     FALLBACKS,
-    HALF,
     KERNELS,
     NAMES,
     ORACLE,
@@ -172,7 +170,7 @@ BROADCASTS = [
 ]
 
 
-@grid(dict.fromkeys(FALLBACKS, ["float64"]), BROADCASTS[::3])
+@grid(dict.fromkeys(FALLBACKS, ["float64"]), BROADCASTS[::4])
 def test_broadcast_decay_of_the_fallbacks(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
@@ -183,7 +181,7 @@ def test_broadcast_decay(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
 
-@grid({"cpu": ["float32", *COMPLEX, *HALF]}, BROADCASTS)
+@grid({"cpu": ["float32", "complex64", "bfloat16"]}, BROADCASTS)
 def test_broadcast_decay_of_every_dtype(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
