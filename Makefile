@@ -7,7 +7,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?=
+# Two processes: most of the time goes into compiling, one program after another.
+PYTEST_ARGS ?= -n 2
 
 BIN := $(VENV)/bin
 LIBRARY := kernels/cpu/libfastscan_cpu.so
