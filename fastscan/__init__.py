@@ -10,6 +10,10 @@ from fastscan.dispatch import explain, export_checks, implementations
 from fastscan.linear import linear_scan
 from fastscan.memory import keep_freed_memory
 
+# An exported program calls the native handlers without tracing anything first, so they have to be
+# registered once fastscan is imported.
+implementations()
+
 __all__ = [
     "explain",
     "export_checks",

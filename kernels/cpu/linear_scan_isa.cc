@@ -167,11 +167,12 @@ class AlongTime {
   }
 
   // The same without storing the states, and with the product of the decays.
-  bool Summarize(int64_t begin, int64_t end, Scalar& state, Scalar& product) const {
-    V products = Splat<E, N>(&kOne);
+  bool Summarize(int64_t begin, int64_t end, Scalar& state, double& product) const {
+    using Products = Lanes<Wide<E>, N>;
+    Products products = Splat<Wide<E>, N>(&product);
     const bool finite =
         Scan(begin, end, state, [&products](int64_t, V, V decay) __attribute__((always_inline)) {
-          products *= decay;
+          products *= Convert<Products>(decay);
         });
     for (int i = 0; i < N; ++i) product *= products[i];
     return finite;
@@ -524,15 +525,17 @@ struct SummaryTile {
     const Stream &a_0 = rows[0].a, &x_0 = rows[0].x, &reset_0 = rows[0].reset;
     const int64_t steps = rows[0].steps, first = adjoint ? steps - 1 : 0;
     const int64_t direction = adjoint ? -1 : 1;
-    const typename E::Scalar unit[2] = {1, 0};
+    using Product = Lanes<Wide<E>, N>;
+    const double unit[2] = {1, 0};
     const Storage *a[R], *x[R];
     const uint8_t* reset[R];
-    Lanes<E, N> product[R], state[R];
+    Lanes<E, N> state[R];
+    Product product[R];
     Unroll<R>([&](auto r) __attribute__((always_inline)) {
       a[r] = At<Storage>(rows[r].a, first, lane, P);
       x[r] = At<Storage>(rows[r].x, first, lane, P);
       reset[r] = At<uint8_t>(rows[r].reset, first, lane, 1);
-      product[r] = Splat<E, N>(unit);
+      product[r] = Splat<Wide<E>, N>(unit);
       state[r] = Lanes<E, N>{};
       for (int i = 0; i < N; ++i) rows[r].cut[lane + i] = 0;
     });
@@ -546,15 +549,15 @@ struct SummaryTile {
         LoadTile<E, N, 1>(a[r] + a_at, a_lane, a_t);
         LoadTile<E, N, 1>(x[r] + x_at, x_lane, x_t);
         const uint8_t* flags = reset[r] + reset_at;
-        product[r] = Multiply<E, N>(a_t[0], product[r]);
+        product[r] = Multiply<Wide<E>, N>(Convert<Product>(a_t[0]), product[r]);
         if constexpr (adjoint) state[r] += x_t[0];
         if (reset_lane != 0) {
-          product[r] = ZeroWhere<E, N>(flags, product[r]);
+          product[r] = ZeroWhere<Wide<E>, N>(flags, product[r]);
           state[r] = ZeroWhere<E, N>(flags, Multiply<E, N>(a_t[0], state[r]));
           if constexpr (!adjoint) state[r] += x_t[0];
           for (int i = 0; i < N; ++i) rows[r].cut[lane + i] |= flags[i];
         } else if (*flags) {
-          product[r] = Lanes<E, N>{};
+          product[r] = Product{};
           state[r] = adjoint ? Lanes<E, N>{} : x_t[0];
           for (int i = 0; i < N; ++i) rows[r].cut[lane + i] = 1;
         } else if constexpr (adjoint) {
@@ -568,7 +571,7 @@ struct SummaryTile {
       reset_at += reset_step;
     }
     Unroll<R>([&](auto r) __attribute__((always_inline)) {
-      StoreState<E, N>(rows[r].product, lane, product[r]);
+      StoreState<Wide<E>, N>(rows[r].product, lane, product[r]);
       StoreState<E, N>(rows[r].state, lane, state[r]);
     });
   }
@@ -593,9 +596,11 @@ struct SummaryRowTile {
     const int64_t reset_step = direction * row.reset.step;
     const int64_t a_lane = row.a.lane, x_lane = row.x.lane, reset_lane = row.reset.lane;
 
-    Lanes<E, N> product[K], state[K], a_t[K], x_t[K];
+    using Product = Lanes<Wide<E>, N>;
+    Lanes<E, N> state[K], a_t[K], x_t[K];
+    Product product[K];
     Unroll<K>([&](auto k) __attribute__((always_inline)) {
-      product[k] = LoadState<E, N>(row.product, lane + k * N);
+      product[k] = LoadState<Wide<E>, N>(row.product, lane + k * N);
       state[k] = LoadState<E, N>(row.state, lane + k * N);
     });
     for (int64_t t = begin; t < end; ++t) {
@@ -603,18 +608,18 @@ struct SummaryRowTile {
       LoadTile<E, N, K>(x, x_lane, x_t);
       Unroll<K>([&](auto k) __attribute__((always_inline)) {
         if constexpr (adjoint) state[k] += x_t[k];
-        product[k] = Multiply<E, N>(a_t[k], product[k]);
+        product[k] = Multiply<Wide<E>, N>(Convert<Product>(a_t[k]), product[k]);
       });
       if (reset_lane != 0) {
         Unroll<K>([&](auto k) __attribute__((always_inline)) {
-          product[k] = ZeroWhere<E, N>(reset + k * N, product[k]);
+          product[k] = ZeroWhere<Wide<E>, N>(reset + k * N, product[k]);
           state[k] = ZeroWhere<E, N>(reset + k * N, Multiply<E, N>(a_t[k], state[k]));
           if constexpr (!adjoint) state[k] += x_t[k];
         });
         for (int i = 0; i < N * K; ++i) row.cut[lane + i] |= reset[i];
       } else if (*reset) {
         Unroll<K>([&](auto k) __attribute__((always_inline)) {
-          product[k] = Lanes<E, N>{};
+          product[k] = Product{};
           state[k] = adjoint ? Lanes<E, N>{} : x_t[k];
         });
         for (int i = 0; i < N * K; ++i) row.cut[lane + i] = 1;
@@ -632,7 +637,7 @@ struct SummaryRowTile {
       reset += reset_step;
     }
     Unroll<K>([&](auto k) __attribute__((always_inline)) {
-      StoreState<E, N>(row.product, lane + k * N, product[k]);
+      StoreState<Wide<E>, N>(row.product, lane + k * N, product[k]);
       StoreState<E, N>(row.state, lane + k * N, state[k]);
     });
   }
@@ -640,10 +645,10 @@ struct SummaryRowTile {
 
 template <class E, bool adjoint>
 void SummarizeRow(const SummaryRow& row) {
-  const typename E::Scalar unit[2] = {1, 0}, zero[2] = {0, 0};
+  const double unit[2] = {1, 0};
   for (int64_t d = 0; d < row.lanes; ++d) {
-    StoreState<E, 1>(row.product, d, Splat<E, 1>(unit));
-    StoreState<E, 1>(row.state, d, Splat<E, 1>(zero));
+    StoreState<Wide<E>, 1>(row.product, d, Splat<Wide<E>, 1>(unit));
+    StoreState<E, 1>(row.state, d, Lanes<E, 1>{});
     row.cut[d] = 0;
   }
   const int64_t block = BlockSteps<E>(row.steps, row.lanes);
@@ -672,7 +677,7 @@ bool SummarizeAlongTime(const SummaryRow& row) {
   if (!Along::Fits(row.a, row.x, row.reset, row.x)) return false;
   const Along along(row.a, row.x, row.reset, Stream{});
   auto& state = *static_cast<typename E::Scalar*>(row.state);
-  auto& product = *static_cast<typename E::Scalar*>(row.product);
+  auto& product = *static_cast<double*>(row.product);
   state = 0;
   product = 1;
   const auto* flag = reinterpret_cast<const uint8_t*>(row.reset.data);
@@ -698,16 +703,20 @@ void Summarize(const SummaryRow* rows, int count, bool adjoint) {
 
 template <class E>
 bool Apply(const SummaryRow& row, const void* before, void* after) {
+  using W = Wide<E>;
+  using Value = Lanes<W, 1>;
   bool finite = true;
   for (int64_t d = 0; d < row.lanes; ++d) {
-    const auto product = LoadState<E, 1>(row.product, d);
-    auto state = LoadState<E, 1>(row.state, d);
-    typename E::Scalar parts[2 * E::kParts];
+    const Value product = LoadState<W, 1>(row.product, d);
+    Value state = Convert<Value>(LoadState<E, 1>(row.state, d));
+    double parts[2 * E::kParts];
     StoreRaw(parts, product);
     StoreRaw(parts + E::kParts, state);
-    for (const auto part : parts) finite = finite && part - part == 0;
-    if (!row.cut[d]) state = MultiplyAdd<E, 1>(product, LoadState<E, 1>(before, d), state);
-    StoreState<E, 1>(after, d, state);
+    for (const double part : parts) finite = finite && part - part == 0;
+    if (!row.cut[d]) {
+      state = MultiplyAdd<W, 1>(product, Convert<Value>(LoadState<E, 1>(before, d)), state);
+    }
+    StoreState<E, 1>(after, d, Convert<Lanes<E, 1>>(state));
   }
   return finite;
 }
@@ -738,6 +747,7 @@ constexpr Loops kLoops = {
     Narrow<E>,
     sizeof(typename E::Storage) * E::kParts,
     sizeof(typename E::Scalar) * E::kParts,
+    sizeof(double) * E::kParts,
 };
 
 }  // namespace

@@ -172,20 +172,20 @@ class RowJob : public Job {
 // chains of operations overlap, and what is left over; any other piece is one part.
 class Parts {
  public:
-  Parts(int64_t steps, int64_t lanes, bool narrow, int64_t state_bytes)
-      : lanes_(lanes), state_bytes_(state_bytes) {
+  Parts(int64_t steps, int64_t lanes, bool narrow, const Loops& loops)
+      : product_bytes_(lanes * loops.product_bytes), state_bytes_(lanes * loops.state_bytes) {
     const int64_t part = narrow ? steps / kOverlap : 0;
     if (part > 0) starts_.assign(kOverlap, 0);
     for (size_t i = 0; i < starts_.size(); ++i) starts_[i] = static_cast<int64_t>(i) * part;
     equal_ = static_cast<int>(starts_.size());
     if (part * kOverlap < steps) starts_.push_back(part * kOverlap);
     starts_.push_back(steps);
-    storage_.resize(3 * count() * lanes * state_bytes);
+    storage_.resize(count() * part_bytes());
     cuts_.resize(count() * lanes);
     rows_.resize(count());
     for (int i = 0; i < count(); ++i) {
-      rows_[i].product = storage_.data() + (3 * i) * lanes * state_bytes;
-      rows_[i].state = storage_.data() + (3 * i + 1) * lanes * state_bytes;
+      rows_[i].product = storage_.data() + i * part_bytes();
+      rows_[i].state = storage_.data() + i * part_bytes() + product_bytes_;
       rows_[i].cut = cuts_.data() + i * lanes;
       rows_[i].steps = starts_[i + 1] - starts_[i];
       rows_[i].lanes = lanes;
@@ -197,7 +197,9 @@ class Parts {
   int64_t start(int i) const { return starts_[i]; }
   SummaryRow& row(int i) { return rows_[i]; }
   // A state of the caller's, one for each part.
-  char* carry(int i) { return storage_.data() + (3 * i + 2) * lanes_ * state_bytes_; }
+  char* carry(int i) {
+    return storage_.data() + i * part_bytes() + product_bytes_ + state_bytes_;
+  }
 
   void Summarize(const Loops& loops, bool adjoint) {
     if (equal_ > 0) loops.summarize(rows_.data(), equal_, adjoint);
@@ -205,7 +207,9 @@ class Parts {
   }
 
  private:
-  int64_t lanes_, state_bytes_;
+  int64_t part_bytes() const { return product_bytes_ + 2 * state_bytes_; }
+
+  const int64_t product_bytes_, state_bytes_;  // of all lanes
   std::vector<int64_t> starts_;
   int equal_;
   std::vector<char> storage_;
@@ -276,7 +280,7 @@ class ForwardJob : public RowJob {
     const int64_t piece = task % pieces_, begin = piece * piece_steps_;
     const int64_t size = lanes() * loops_.state_bytes;
     const Offsets offsets = layout_.Offsets(task / pieces_);
-    Parts parts(std::min(piece_steps_, steps() - begin), lanes(), narrow(), loops_.state_bytes);
+    Parts parts(std::min(piece_steps_, steps() - begin), lanes(), narrow(), loops_);
     std::vector<ForwardRow> rows(parts.count());
     for (int i = 0; i < parts.count(); ++i) {
       rows[i] = Row(offsets, 0, lanes(), begin + parts.start(i), begin + parts.start(i + 1));
@@ -459,7 +463,7 @@ class BackwardJob : public RowJob {
     const int64_t sum = over_time() ? shared * pieces_ + piece : shared;
     BackwardRow row = Row(offsets, 0, lanes(), begin, end, sum, true);
 
-    Parts parts(end - begin, lanes(), narrow(), loops_.state_bytes);
+    Parts parts(end - begin, lanes(), narrow(), loops_);
     for (int i = 0; i < parts.count(); ++i) {
       parts.row(i).a = At(kA, offsets, 0, begin + parts.start(i));
       parts.row(i).x = At(kG, offsets, 0, begin + parts.start(i));

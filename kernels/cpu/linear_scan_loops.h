@@ -48,7 +48,7 @@ struct BackwardRow {
 // `adjoint`, x is g and the map is c -> a (g + c) from the last step to the first.
 struct SummaryRow {
   Stream a, x, reset;
-  void* product;
+  void* product;  // in double precision
   void* state;
   uint8_t* cut;
   int64_t steps, lanes;
@@ -68,7 +68,7 @@ struct Loops {
   void (*accumulate)(void* sum, const void* term, int64_t count);
   // States to elements of the array's dtype.
   void (*narrow)(void* elements, const void* states, int64_t count);
-  int64_t element_bytes, state_bytes;
+  int64_t element_bytes, state_bytes, product_bytes;
 };
 
 // How many rows `forward_many` and `summarize` overlap, if their channels take less than

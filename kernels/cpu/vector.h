@@ -8,6 +8,10 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__GNUC__) && !defined(__clang__)
+// Vectors wider than a register are passed between functions of this file only.
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
 #if defined(__F16C__)
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12 takes the undefined vectors in its own header for a mistake of the caller's.
@@ -175,6 +179,11 @@ struct F16 {
 // The registers' view of N elements: N scalars, or N (real, imaginary) pairs.
 template <class E, int N>
 using Lanes = Vector<typename E::Scalar, N * E::kParts>;
+
+// What products of many decays are kept in: in float their rounding errors, which are alike where the
+// decays are, would add up to more than all others.
+template <class E>
+using Wide = std::conditional_t<E::kParts == 2, C128, F64>;
 
 // The number of elements in one register.
 template <class E>
