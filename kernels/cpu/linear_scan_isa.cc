@@ -10,21 +10,30 @@
 namespace fastscan {
 namespace {
 
-// A row of one tile is worked through with its states in registers. So is a wider one, tile by tile,
-// as long as it stays in the core's cache meanwhile. Any other is read and written a step at a time
-// (or a few, where steps are short), all channels of it, with the states in the first-level cache:
-// memory then sees sequential streams only, which is worth more than the registers.
+// A row of one tile is worked through with its states in registers. So are wider ones, tile by
+// tile, as long as they stay in the core's cache meanwhile. Any others are read and written a step
+// at a time (or a few, where steps are short, or where the states would not stay in the first-level
+// cache), all channels of it: memory then sees sequential streams only, which is worth more than
+// the registers.
 constexpr int kTileRegisters = 4;
 constexpr int kForwardRegisters = 8;  // the forward pass needs few others
 constexpr int64_t kCachedBytes = 1 << 16;
 constexpr int64_t kStreamBytes = 512;
+constexpr int64_t kStateBytes = 1 << 12;
+constexpr int64_t kWideSteps = 4;
+// The least that a row is worked through before another one's turn.
+constexpr int64_t kForwardTurnBytes = 256;
+constexpr int64_t kBackwardTurnBytes = 2048;
 
 template <class E, int kRegisters = kTileRegisters>
-int64_t BlockSteps(int64_t steps, int64_t lanes) {
+int64_t BlockSteps(int64_t steps, int64_t lanes, int64_t rows = 1, int64_t turn_bytes = 0) {
   constexpr int64_t bytes = static_cast<int64_t>(sizeof(typename E::Storage)) * E::kParts;
-  const bool one_tile = lanes <= kRegisters * kWidth<E> && (lanes & (lanes - 1)) == 0;
-  if (one_tile || steps * lanes * bytes <= kCachedBytes) return steps;
-  return lanes * bytes < kStreamBytes ? kStreamBytes / (lanes * bytes) : 1;
+  const bool one_tile = rows == 1 && lanes <= kRegisters * kWidth<E> && (lanes & (lanes - 1)) == 0;
+  const int64_t step_bytes = rows * lanes * bytes;
+  if (one_tile || steps * step_bytes <= kCachedBytes) return steps;
+  const int64_t block = step_bytes > kStateBytes ? kWideSteps : kStreamBytes / step_bytes;
+  const int64_t turn = rows > 1 ? turn_bytes / (lanes * bytes) : 1;
+  return block > turn ? block : turn > 0 ? turn : 1;
 }
 
 // The element of `s` at `step` and `lane`, which may be broadcast.
@@ -249,16 +258,15 @@ bool ForwardAlongTime(const ForwardRow& row) {
 }
 
 template <class E>
-void Forward(const ForwardRow& row) {
-  if constexpr (E::kParts == 1) {
-    if (row.lanes == 1 && (ForwardAlongTime<E, false>(row) || ForwardAlongTime<E, true>(row))) {
-      return;
+void ForwardByTurns(const ForwardRow* rows, int count) {
+  const int64_t steps = rows[0].steps, lanes = rows[0].lanes;
+  const bool down = rows[0].h.step < 0;
+  const int64_t block = BlockSteps<E, kForwardRegisters>(steps, lanes, count, kForwardTurnBytes);
+  for (int64_t begin = 0; begin < steps; begin += block) {
+    const int64_t end = begin + block < steps ? begin + block : steps;
+    for (int r = 0; r < count; ++r) {
+      ForTiles<E, kForwardRegisters>(lanes, down, ForwardTile<E>{rows[r], begin, end});
     }
-  }
-  const int64_t block = BlockSteps<E, kForwardRegisters>(row.steps, row.lanes);
-  for (int64_t begin = 0; begin < row.steps; begin += block) {
-    const int64_t end = begin + block < row.steps ? begin + block : row.steps;
-    ForTiles<E, kForwardRegisters>(row.lanes, row.h.step < 0, ForwardTile<E>{row, begin, end});
   }
 }
 
@@ -316,12 +324,21 @@ struct ForwardManyTile {
 };
 
 template <class E>
-void ForwardMany(const ForwardRow* rows, int count) {
-  if (count != kOverlap || (E::kParts == 1 && rows[0].lanes == 1)) {
-    for (int r = 0; r < count; ++r) Forward<E>(rows[r]);
-    return;
+void Forward(const ForwardRow* rows, int count) {
+  constexpr int64_t bytes = static_cast<int64_t>(sizeof(typename E::Storage)) * E::kParts;
+  if (rows[0].lanes * bytes >= kNarrowBytes) return ForwardByTurns<E>(rows, count);
+  if (count == kOverlap && (E::kParts > 1 || rows[0].lanes > 1)) {
+    return ForNarrow<E>(rows[0].lanes, ForwardManyTile<E, kOverlap>{rows, 0, rows[0].steps});
   }
-  ForNarrow<E>(rows[0].lanes, ForwardManyTile<E, kOverlap>{rows, 0, rows[0].steps});
+  for (int r = 0; r < count; ++r) {
+    if constexpr (E::kParts == 1) {
+      const bool one = rows[r].lanes == 1;
+      if (one && (ForwardAlongTime<E, false>(rows[r]) || ForwardAlongTime<E, true>(rows[r]))) {
+        continue;
+      }
+    }
+    ForwardByTurns<E>(rows + r, 1);
+  }
 }
 
 // ---- backward --------------------------------------------------------------------------------
@@ -442,72 +459,82 @@ struct BackwardTile {
   }
 };
 
-// Steps `begin` to `end` of a row.
+// Steps `begin` to `end`.
 template <class E, DecayGradient kind>
-void BackwardSteps(const BackwardRow& row, int64_t begin, int64_t end) {
-  const int64_t block = BlockSteps<E>(end - begin, row.lanes);
+void BackwardByTurns(const BackwardRow* rows, int count, int64_t begin, int64_t end) {
+  const int64_t lanes = rows[0].lanes;
+  const bool down = rows[0].dx.step > 0;
+  const int64_t block = BlockSteps<E>(end - begin, lanes, count, kBackwardTurnBytes);
   for (int64_t to = end; to > begin; to -= block) {
     const int64_t from = to - block > begin ? to - block : begin;
-    ForTiles<E, kTileRegisters>(row.lanes, row.dx.step > 0, BackwardTile<E, kind>{row, from, to});
+    for (int r = 0; r < count; ++r) {
+      ForTiles<E, kTileRegisters>(lanes, down, BackwardTile<E, kind>{rows[r], from, to});
+    }
   }
 }
 
 // Sums over time are taken over this many steps first, which keeps their rounding error small, and
-// for this many channels at a time.
+// for this many channels at a time. Rows that take turns have shorter ones.
 constexpr int64_t kSumSteps = 256;
+constexpr int64_t kSumTurn = 16;
 constexpr int64_t kSumLanes = 512;
 
 template <class E, DecayGradient kind>
-void BackwardOverTime(const BackwardRow& row) {
+void BackwardOverTime(const BackwardRow* rows, int count) {
   constexpr int P = E::kParts;
   constexpr bool kLanes = kind == DecayGradient::kTimeLanes;
   typename E::Scalar partial[kSumLanes * P];
-  for (int64_t lane = 0; lane < row.lanes; lane += kSumLanes) {
-    BackwardRow part = row;
-    part.lanes = row.lanes - lane < kSumLanes ? row.lanes - lane : kSumLanes;
-    for (Stream* s : {&part.g, &part.a, &part.h, &part.dx}) {
-      s->data += lane * s->lane * P * static_cast<int64_t>(sizeof(typename E::Storage));
-    }
-    part.reset.data += lane * row.reset.lane;
-    part.state = static_cast<typename E::Scalar*>(row.state) + lane * P;
-    if (row.before != nullptr) {
-      part.before = static_cast<const typename E::Scalar*>(row.before) + lane * row.before_lane * P;
-    }
-    part.da.data = reinterpret_cast<char*>(partial);
-    auto* sum = reinterpret_cast<typename E::Scalar*>(row.da.data) + lane * row.da.lane * P;
-    const int64_t count = (kLanes ? 1 : part.lanes) * P;
-    for (int64_t end = row.steps; end > 0; end -= kSumSteps) {
-      for (int64_t i = 0; i < count; ++i) partial[i] = 0;
-      BackwardSteps<E, kind>(part, end > kSumSteps ? end - kSumSteps : 0, end);
-      for (int64_t i = 0; i < count; ++i) sum[i] += partial[i];
+  const int64_t turn = count == 1 ? kSumSteps : kSumTurn, steps = rows[0].steps;
+  for (int64_t lane = 0; lane < rows[0].lanes; lane += kSumLanes) {
+    for (int64_t end = steps; end > 0; end -= turn) {
+      for (int r = 0; r < count; ++r) {
+        const BackwardRow& row = rows[r];
+        BackwardRow part = row;
+        part.lanes = row.lanes - lane < kSumLanes ? row.lanes - lane : kSumLanes;
+        for (Stream* s : {&part.g, &part.a, &part.h, &part.dx}) {
+          s->data += lane * s->lane * P * static_cast<int64_t>(sizeof(typename E::Storage));
+        }
+        part.reset.data += lane * row.reset.lane;
+        part.state = static_cast<typename E::Scalar*>(row.state) + lane * P;
+        if (row.before != nullptr) {
+          part.before =
+              static_cast<const typename E::Scalar*>(row.before) + lane * row.before_lane * P;
+        }
+        part.da.data = reinterpret_cast<char*>(partial);
+        auto* sum = reinterpret_cast<typename E::Scalar*>(row.da.data) + lane * row.da.lane * P;
+        const int64_t sums = (kLanes ? 1 : part.lanes) * P;
+        for (int64_t i = 0; i < sums; ++i) partial[i] = 0;
+        BackwardByTurns<E, kind>(&part, 1, end > turn ? end - turn : 0, end);
+        for (int64_t i = 0; i < sums; ++i) sum[i] += partial[i];
+      }
     }
   }
 }
 
 template <class E, DecayGradient kind>
-void BackwardOf(const BackwardRow& row) {
+void BackwardOf(const BackwardRow* rows, int count) {
   if constexpr (kind == DecayGradient::kTime || kind == DecayGradient::kTimeLanes) {
-    BackwardOverTime<E, kind>(row);
+    BackwardOverTime<E, kind>(rows, count);
   } else {
-    BackwardSteps<E, kind>(row, 0, row.steps);
+    BackwardByTurns<E, kind>(rows, count, 0, rows[0].steps);
   }
 }
 
 template <class E>
-void BackwardLoops(const BackwardRow& row) {
-  switch (row.decay_gradient) {
+void BackwardLoops(const BackwardRow* rows, int count) {
+  switch (rows[0].decay_gradient) {
     case DecayGradient::kNone:
-      return BackwardOf<E, DecayGradient::kNone>(row);
+      return BackwardOf<E, DecayGradient::kNone>(rows, count);
     case DecayGradient::kStore:
-      return BackwardOf<E, DecayGradient::kStore>(row);
+      return BackwardOf<E, DecayGradient::kStore>(rows, count);
     case DecayGradient::kAdd:
-      return BackwardOf<E, DecayGradient::kAdd>(row);
+      return BackwardOf<E, DecayGradient::kAdd>(rows, count);
     case DecayGradient::kAddLanes:
-      return BackwardOf<E, DecayGradient::kAddLanes>(row);
+      return BackwardOf<E, DecayGradient::kAddLanes>(rows, count);
     case DecayGradient::kTime:
-      return BackwardOf<E, DecayGradient::kTime>(row);
+      return BackwardOf<E, DecayGradient::kTime>(rows, count);
     case DecayGradient::kTimeLanes:
-      return BackwardOf<E, DecayGradient::kTimeLanes>(row);
+      return BackwardOf<E, DecayGradient::kTimeLanes>(rows, count);
   }
 }
 
@@ -739,7 +766,6 @@ void Narrow(void* elements, const void* states, int64_t count) {
 template <class E>
 constexpr Loops kLoops = {
     Forward<E>,
-    ForwardMany<E>,
     BackwardLoops<E>,
     Summarize<E>,
     Apply<E>,

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "layout.h"
@@ -28,6 +29,8 @@ constexpr int64_t kSplitBytes = 1 << 20;
 constexpr int64_t kPieceBytes = 1 << 17;
 // Channels are split where the parts are this wide, else memory sees streams full of gaps.
 constexpr int64_t kChunkBytes = 1 << 15;
+// Rows that are run at once, at most.
+constexpr int64_t kMostTogether = 64;
 // Tasks for each thread, to even out their speeds.
 constexpr int64_t kTasksPerThread = 4;
 
@@ -41,7 +44,8 @@ struct Cut {
   bool split_time;
 };
 
-Cut CutWork(const Layout& layout, int64_t element_bytes, int64_t threads) {
+// `together` rows are run at once.
+Cut CutWork(const Layout& layout, int64_t element_bytes, int64_t together, int64_t threads) {
   const int64_t rows = std::max<int64_t>(layout.rows, 1);
   const int64_t lanes = std::max<int64_t>(layout.lanes.extent, 1);
   const int64_t row_bytes = layout.time.extent * lanes * element_bytes;
@@ -49,10 +53,11 @@ Cut CutWork(const Layout& layout, int64_t element_bytes, int64_t threads) {
   if (threads <= 1 || bytes < kSerialBytes) return {rows, lanes, 1, false};
 
   if (rows >= threads) {
-    const int64_t wanted = std::min(rows, threads * kTasksPerThread);
+    const bool gaps = together > 1 && lanes * element_bytes >= kNarrowBytes;
+    const int64_t wanted = gaps ? threads : std::min(rows, threads * kTasksPerThread);
     const int64_t at_least = CeilDiv(kSerialBytes / 4, std::max<int64_t>(row_bytes, 1));
     const int64_t per_task = std::max(rows / wanted, std::min(at_least, rows / threads));
-    return {per_task < kOverlap ? per_task : per_task / kOverlap * kOverlap, lanes, 1, false};
+    return {per_task < together ? per_task : per_task / together * together, lanes, 1, false};
   }
   const int64_t unit = kChunkBytes / element_bytes;
   const int64_t lane_tasks = std::min(lanes / unit, CeilDiv(threads, rows));
@@ -110,6 +115,15 @@ class RowJob : public Job {
   int64_t steps() const { return layout_.time.extent; }
   int64_t lanes() const { return layout_.lanes.extent; }
   bool narrow() const { return lanes() * loops_.element_bytes < kNarrowBytes; }
+
+  // How many rows to run at once: narrow ones, to overlap, or those that lie between the steps of
+  // each other in the result `o`.
+  int64_t Together(int o) const {
+    if (narrow()) return kOverlap;
+    const int64_t gap = layout_.time.stride[o] / std::max<int64_t>(lanes(), 1);
+    return std::min(std::max<int64_t>(gap, 1), kMostTogether);
+  }
+
   bool has(int o) const { return operands_[o].array.data != nullptr; }
 
   int64_t bytes(int o) const {
@@ -230,7 +244,8 @@ class ForwardJob : public RowJob {
                  {scan.h_last, Kind::kState},
                  {scan.h}}},
                6),
-        cut_(CutWork(layout_, loops_.element_bytes, threads)) {
+        together_(Together(kH)),
+        cut_(CutWork(layout_, loops_.element_bytes, together_, threads)) {
     if (cut_.split_time) {
       piece_steps_ = PieceSteps();
       pieces_ = CeilDiv(steps(), piece_steps_);
@@ -262,17 +277,16 @@ class ForwardJob : public RowJob {
     const int64_t count = std::min(cut_.lanes_per_task, lanes() - lane);
     const int64_t first = task / cut_.lane_tasks * cut_.rows_per_task;
     const int64_t last = std::min(first + cut_.rows_per_task, layout_.rows);
-    const int group = narrow() ? kOverlap : 1;
-    ForwardRow rows[kOverlap];
-    for (int64_t begin = first; begin < last; begin += group) {
-      const int n = static_cast<int>(std::min<int64_t>(group, last - begin));
+    std::array<ForwardRow, kMostTogether> rows;
+    for (int64_t begin = first; begin < last; begin += together_) {
+      const int n = static_cast<int>(std::min(together_, last - begin));
       for (int i = 0; i < n; ++i) {
         const Offsets offsets = layout_.Offsets(begin + i);
         rows[i] = Row(offsets, lane, count, 0, steps());
         rows[i].state = At(kHLast, offsets, lane, 0).data;
         CopyState(rows[i].state, kH0, offsets, lane, count);
       }
-      loops_.forward_many(rows, n);
+      loops_.forward(rows.data(), n);
     }
   }
 
@@ -303,12 +317,12 @@ class ForwardJob : public RowJob {
     }
     if (known) {
       chain_->Publish(task);
-      loops_.forward_many(rows.data(), parts.equal());
-      if (parts.equal() < parts.count()) loops_.forward(rows.back());
+      if (parts.equal() > 0) loops_.forward(rows.data(), parts.equal());
+      if (parts.equal() < parts.count()) loops_.forward(&rows.back(), 1);
     } else {
       for (int i = 0; i < parts.count(); ++i) {
         if (i > 0) std::memcpy(rows[i].state, rows[i - 1].state, size);
-        loops_.forward(rows[i]);
+        loops_.forward(&rows[i], 1);
       }
       std::memcpy(chain_->state(task), rows.back().state, size);
       chain_->Publish(task);
@@ -318,6 +332,7 @@ class ForwardJob : public RowJob {
     }
   }
 
+  const int64_t together_;
   const Cut cut_;
   int64_t piece_steps_ = 0, pieces_ = 0;
   std::unique_ptr<Chain> chain_;
@@ -340,7 +355,8 @@ class BackwardJob : public RowJob {
                  {backward.dh0, Kind::kState}}},
                9),
         share_(has(kDa) ? layout_.GroupBy(kDa) : 1),
-        cut_(CutWork(layout_, loops_.element_bytes, threads)) {
+        together_(narrow() ? 1 : Together(kDx)),
+        cut_(CutWork(layout_, loops_.element_bytes, together_, threads)) {
     for (int i = 0; i < backward.shape.rank && has(kDa); ++i) da_count_ *= backward.da.dims[i];
     kind_ = KindOfGradient();
     if (cut_.split_time) {
@@ -443,13 +459,16 @@ class BackwardJob : public RowJob {
     const int64_t first = share_task * rows_per_task_;
     const int64_t last = std::min(first + rows_per_task_, share_);
     const int64_t sum = over_lanes() ? share_task * cut_.lane_tasks + lane_task : share_task;
+    std::array<BackwardRow, kMostTogether> rows;
+    int n = 0;
     for (int64_t i = group; i < groups; ++i) {
       for (int64_t j = first; j < last; ++j) {
         const Offsets offsets = layout_.Offsets(i * share_ + j);
-        BackwardRow row = Row(offsets, lane, count, 0, steps(), sum, j == first);
-        row.state = At(kDh0, offsets, lane, 0).data;
-        CopyState(row.state, kGLast, offsets, lane, count);
-        loops_.backward(row);
+        rows[n] = Row(offsets, lane, count, 0, steps(), sum, j == first);
+        rows[n].state = At(kDh0, offsets, lane, 0).data;
+        CopyState(rows[n].state, kGLast, offsets, lane, count);
+        const bool all = i + 1 == groups && j + 1 == last;
+        if (++n == together_ || all) loops_.backward(rows.data(), std::exchange(n, 0));
       }
     }
   }
@@ -484,7 +503,7 @@ class BackwardJob : public RowJob {
       behind = chain_->state(task);
     }
     if (known) chain_->Publish(task);
-    loops_.backward(row);
+    loops_.backward(&row, 1);
     if (!known) {
       std::memcpy(chain_->state(task), row.state, size);
       chain_->Publish(task);
@@ -493,6 +512,7 @@ class BackwardJob : public RowJob {
   }
 
   const int64_t share_;  // rows that share one cotangent of a
+  const int64_t together_;
   const Cut cut_;
   int64_t da_count_ = 1;
   DecayGradient kind_;

@@ -55,11 +55,11 @@ struct SummaryRow {
 };
 
 struct Loops {
-  void (*forward)(const ForwardRow& row);
-  // The same for `count` rows of equal steps and lanes, whose chains of dependent operations
-  // overlap: for rows that are too narrow to fill the processor by themselves.
-  void (*forward_many)(const ForwardRow* rows, int count);
-  void (*backward)(const BackwardRow& row);
+  // `count` rows of equal steps and lanes at once. Narrow ones overlap their chains of dependent
+  // operations; wider ones take turns, a few steps each, so that rows which lie between the steps of
+  // each other make one stream of memory.
+  void (*forward)(const ForwardRow* rows, int count);
+  void (*backward)(const BackwardRow* rows, int count);
   void (*summarize)(const SummaryRow* rows, int count, bool adjoint);
   // after = the map of `row` applied to `before`, both states. False where a product or a state is
   // not finite: then the map is not to be trusted (infinity times zero), only a scan of the steps.
@@ -71,8 +71,7 @@ struct Loops {
   int64_t element_bytes, state_bytes, product_bytes;
 };
 
-// How many rows `forward_many` and `summarize` overlap, if their channels take less than
-// kNarrowBytes; fewer rows, or wider ones, go one after another.
+// How many rows `forward` and `summarize` overlap, if their channels take less than kNarrowBytes.
 constexpr int kOverlap = 8;
 constexpr int64_t kNarrowBytes = 16;
 

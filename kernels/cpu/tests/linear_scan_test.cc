@@ -416,6 +416,23 @@ void CheckLong() {
   }
 }
 
+// Rows that lie between each other's steps and take turns, more of them than fit a cache.
+void CheckTurns() {
+  for (const Dtype dtype : {Dtype::kBF16, Dtype::kF32, Dtype::kC64}) {
+    for (const std::vector<int64_t>& shape :
+         {std::vector<int64_t>{70, 37, 133}, {150, 80, 16}, {9, 70, 700}, {200, 150, 2}}) {
+      const int64_t steps = shape[0], rows = shape[1], lanes = shape[2];
+      for (const std::vector<int64_t>& a_dims :
+           {shape, {1, 1, lanes}, {steps, 1, lanes}, {steps, rows, 1}, {1, rows, 1}}) {
+        for (const bool reverse : {false, true}) {
+          Check({dtype, shape, 0, reverse, true, true, a_dims, shape, {1, rows, lanes},
+                 {steps, rows, 1}, shape, a_dims, reverse ? 1 : 2, false, 1});
+        }
+      }
+    }
+  }
+}
+
 // Where products of decays overflow but states do not, the states are still right.
 void CheckOverflow() {
   const int64_t steps = 400000, one = 1;
@@ -442,6 +459,7 @@ int main(int argc, char** argv) {
   const int problems = argc > 1 ? std::atoi(argv[1]) : 1000;
   for (int i = 0; i < problems; ++i) Check(RandomProblem());
   CheckLong();
+  CheckTurns();
   CheckOverflow();
   std::printf("%s: %d random problems, %d failures\n", fastscan::InstructionSet(), problems, failures);
   return failures == 0 ? 0 : 1;
