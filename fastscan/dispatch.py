@@ -17,7 +17,9 @@ from typing import Any
 import jax
 import jax.export
 
-from fastscan.kernels.case import LinearCase
+from fastscan.kernels.case import FAMILIES, FusedCase, LinearCase
+
+Case = LinearCase | FusedCase
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -29,6 +31,7 @@ class Implementation:
     name: str
     summary: str
     platforms: tuple[str, ...]
+    families: tuple[str, ...]
     package: str
     missing: str | None
     """What is missing and how to get it; None where the implementation is ready."""
@@ -38,22 +41,32 @@ class Implementation:
         """Whether it can run in this process."""
         return self.missing is None
 
-    def declines(self, case: LinearCase, platform: str) -> str | None:
+    def declines(self, case: Case, platform: str) -> str | None:
         """Why it does not run `case` on `platform`, or None where it does."""
+        if case.family not in self.families:
+            return f"has no {function_of(case)}"
         if platform not in self.platforms:
             return f"runs on {', '.join(self.platforms)} only"
-        return self.missing or self.module.supports(case)
+        return self.missing or self.module(case.family).supports(case)
 
-    @property
-    def module(self) -> ModuleType:
-        """The file with this implementation's functions for the linear scan."""
-        return importlib.import_module(f"{self.package}.linear")
+    def module(self, family: str) -> ModuleType:
+        """The file with this implementation's functions for a family."""
+        return importlib.import_module(f"{self.package}.{family}")
 
     def __str__(self) -> str:
         return f"{self.name}: {self.missing or 'ready'} ({self.summary})"
 
 
 ANYWHERE = (*PLATFORMS, "other")
+
+
+PLAIN = ("scan", "associative")
+"""The implementations in plain JAX."""
+
+
+def function_of(case: Case) -> str:
+    """The public function that a case is a call of."""
+    return FAMILIES[case.family].function if case.family in FAMILIES else "linear_scan"
 
 
 @functools.cache
@@ -70,14 +83,23 @@ def implementations() -> dict[str, Implementation]:
             "cpu",
             "native kernels, C++",
             ("cpu",),
+            ("linear",),
             "fastscan.kernels.cpu",
             cpu.missing(),
         ),
-        Implementation("scan", "jax.lax.scan", ANYWHERE, "fastscan.kernels.scan", None),
+        Implementation(
+            "scan",
+            "jax.lax.scan",
+            ANYWHERE,
+            ("linear",),
+            "fastscan.kernels.scan",
+            None,
+        ),
         Implementation(
             "associative",
             "jax.lax.associative_scan",
             ANYWHERE,
+            ("linear",),
             "fastscan.kernels.associative",
             None,
         ),
@@ -85,8 +107,8 @@ def implementations() -> dict[str, Implementation]:
     return {row.name: row for row in rows}
 
 
-def fallback(case: LinearCase, platform: str) -> tuple[str, str]:
-    """The two implementations in plain JAX, the faster one first."""
+def fallback(case: Case, platform: str) -> tuple[str, ...]:
+    """The implementations in plain JAX, the fastest one first."""
     sequential, parallel = ("scan", "associative"), ("associative", "scan")
     if platform == "cpu":
         return sequential
@@ -94,17 +116,15 @@ def fallback(case: LinearCase, platform: str) -> tuple[str, str]:
     return sequential if case.length <= 8 else parallel
 
 
-def preference(case: LinearCase, platform: str) -> tuple[str, ...]:
+def preference(case: Case, platform: str) -> tuple[str, ...]:
     """The names that the automatic choice tries, best first."""
-    native = tuple(
-        row.name
-        for row in implementations().values()
-        if row.name not in ("scan", "associative") and platform in row.platforms
-    )
-    return (*native, *fallback(case, platform))
+    rows = implementations()
+    native = (n for n, row in rows.items() if n not in PLAIN and platform in row.platforms)
+    names = (*native, *fallback(case, platform))
+    return tuple(name for name in names if case.family in rows[name].families)
 
 
-def choose(case: LinearCase, platform: str, implementation: tuple[str, ...] | None) -> ModuleType:
+def choose(case: Case, platform: str, implementation: tuple[str, ...] | None) -> ModuleType:
     """The module that runs `case`: the first that fits.
 
     Raises:
@@ -117,12 +137,12 @@ def choose(case: LinearCase, platform: str, implementation: tuple[str, ...] | No
         if reason is None:
             if implementation is None and reasons:
                 _warn(platform, name, "; ".join(reasons))
-            return known[name].module
+            return known[name].module(case.family)
         reasons.append(f"{name!r} {reason}")
     raise ValueError(
-        f"linear_scan(implementation={implementation!r}) cannot run on {platform!r} with shape "
-        f"{case.shape} and dtype {case.dtype}: {'; '.join(reasons)}. Leave `implementation` out "
-        "for the automatic choice, or end it with 'scan', which always fits."
+        f"{function_of(case)}(implementation={implementation!r}) cannot run on {platform!r} with "
+        f"{case}: {'; '.join(reasons)}. Leave `implementation` out for the automatic choice, or "
+        "end it with 'scan', which always fits."
     )
 
 
@@ -195,7 +215,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     `print(fastscan.explain(f, x))` gives one line for each call, platform and implementation:
     which one runs, and why each other one declined.
     """
-    from fastscan import primitives
+    from fastscan import fused, primitives
 
     rows = []
     calls = 0
@@ -203,11 +223,16 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     def visit(jaxpr: Any) -> None:
         nonlocal calls
         for equation in jaxpr.eqns:
-            if equation.primitive in primitives.PRIMITIVES:
+            home = next(
+                (m for m in (primitives, fused) if equation.primitive in m.PRIMITIVES), None
+            )
+            if home is not None:
                 avals = [v.aval for v in equation.invars]
-                case = primitives.case_of(equation.primitive, avals, equation.params)
+                case = home.case_of(equation.primitive, avals, equation.params)
                 calls += 1
-                label = f"{calls}. {equation.primitive.name} {case.dtype}{list(case.shape)}"
+                label = f"{calls}. {equation.primitive.name} {case}"
+                if home is fused:
+                    label = f"{calls}. {function_of(case)} {equation.primitive.name} {case}"
                 wanted = equation.params["implementation"]
                 for platform in PLATFORMS:
                     for name in wanted or preference(case, platform):

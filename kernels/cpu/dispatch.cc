@@ -3,13 +3,10 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "linear_scan.h"
-#include "linear_scan_loops.h"
+#include "job.h"
 
 namespace fastscan {
 namespace {
-
-enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 bool Allowed(Isa isa) {
   const char* limit = std::getenv("FASTSCAN_INSTRUCTION_SET");
@@ -20,8 +17,8 @@ bool Allowed(Isa isa) {
 
 Isa Detect() {
 #if defined(FASTSCAN_HAVE_AVX512)
-  if (Allowed(Isa::kAvx512) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+  if (Allowed(Isa::kAvx512) && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("fma")) {
     return Isa::kAvx512;
   }
@@ -39,18 +36,10 @@ const Isa kIsa = Detect();
 
 }  // namespace
 
+Isa ChosenIsa() { return kIsa; }
+
 const char* InstructionSet() {
   return kIsa == Isa::kAvx512 ? "avx512" : kIsa == Isa::kAvx2 ? "avx2" : "baseline";
-}
-
-const Loops& LoopsOf(Dtype dtype) {
-#if defined(FASTSCAN_HAVE_AVX512)
-  if (kIsa == Isa::kAvx512) return avx512::LoopsOf(dtype);
-#endif
-#if defined(FASTSCAN_HAVE_AVX2)
-  if (kIsa == Isa::kAvx2) return avx2::LoopsOf(dtype);
-#endif
-  return baseline::LoopsOf(dtype);
 }
 
 }  // namespace fastscan

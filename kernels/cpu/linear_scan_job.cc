@@ -15,9 +15,17 @@
 
 namespace fastscan {
 
-const Loops& LoopsOf(Dtype dtype);  // dispatch.cc
-
 namespace {
+
+const Loops& LoopsOf(Dtype dtype) {
+#if defined(FASTSCAN_HAVE_AVX512)
+  if (ChosenIsa() == Isa::kAvx512) return avx512::LoopsOf(dtype);
+#endif
+#if defined(FASTSCAN_HAVE_AVX2)
+  if (ChosenIsa() == Isa::kAvx2) return avx2::LoopsOf(dtype);
+#endif
+  return baseline::LoopsOf(dtype);
+}
 
 // Below this many bytes per array one thread is done about when another would have started.
 constexpr int64_t kSerialBytes = 1 << 19;

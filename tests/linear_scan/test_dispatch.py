@@ -92,7 +92,7 @@ def test_no_warning_where_the_caller_chose(without_native):
 def test_a_name_that_cannot_run_is_an_error_with_the_reason(without_native):
     with pytest.raises(ValueError) as raised:
         call("cpu", jnp.ones((2, 4, 3), jnp.float32))
-    for text in ("'cpu'", REASON, "(2, 4, 3)", "float32", "'scan'"):
+    for text in ("'cpu'", REASON, "float32[2, 4, 3]", "'scan'"):
         assert text in str(raised.value)
 
 
