@@ -43,6 +43,20 @@ def test_a_failure_shows_no_time(record, results):
     assert row == ["two", "float32 (1, 2, 3)", "default", "no time", "-", "-"]
 
 
+def test_the_summary_has_both_directions_in_a_row(record, results):
+    both = results(record(), record(direction="gradient"))
+    header, _, row = cells(table.summary(both))
+    assert header[:6] == ["case", "arrays", "memory", "forward", "÷ floor", "vs lax_scan"]
+    assert header[6:] == ["forward + backward", "vs lax_scan"]
+    assert row[2:] == ["default", "1 ms", "2.00", "4.0×", "1 ms", "4.0×"]
+
+
+def test_a_failure_leaves_its_half_of_the_summary_empty(record, results):
+    failed = dataclasses.replace(record(), floor=None, timings={}, failure="wrong")
+    *_, row = cells(table.summary(results(failed, record(direction="gradient"))))
+    assert row[2:] == ["default", "no time", "-", "-", "1 ms", "4.0×"]
+
+
 def test_compile_times(record, results):
     header, _, row = cells(table.compile_times(results(record(), record(memory="kept")), "forward"))
     assert header == ["case", "shape", "fastscan", "lax_scan"]
