@@ -27,6 +27,9 @@ from fastscan.kernels.case import FusedCase
 # the keys.
 _BLOCK = 16
 
+# exp of this is zero in any dtype, and the sum of a chunk of them finite.
+_LOG_ZERO = -1e30
+
 # What is summed are float32 or float64; the default precision of an accelerator is less.
 _matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -41,22 +44,33 @@ def _transpose(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
 
 
+def _until(count: int, offset: int = 0) -> Array:
+    """Whether step s is not after t, (t, s), or with offset -1 before it."""
+    return jnp.tril(jnp.ones((count, count), bool), offset)
+
+
+def _sums(x: Array) -> Array:
+    """Sums over the steps up to each; a product, as `cumsum` takes many operations."""
+    return _matmul(_until(x.shape[-2]).astype(x.dtype), x)
+
+
 def _weights(steps: Steps, visible: Array, first: Array) -> tuple[Array, Array]:
     """The decays from step s to t, (t, s, keys), and from the start to t, (t, keys).
 
     They are zero where t does not see s, and after a reset.
 
     Their logarithms are sums over the steps in between, not differences of sums from the start,
-    which would lose what is small beside them, and be NaN after a decay of zero.
+    which would lose what is small beside them. A decay of zero gets a logarithm that is finite, for
+    the others' sums to be products with zeros and ones.
     """
-    log_decay = steps["log_decay"]
+    log_decay = jnp.maximum(steps["log_decay"], _LOG_ZERO)
     if "reset" in steps:
         log_decay = jnp.where(steps["reset"][..., None], 0, log_decay)
-    count = log_decay.shape[-2]
-    after = jnp.tril(jnp.ones((count, count), bool), -1)[..., None]
-    terms = jnp.where(after, log_decay[..., None, :], 0)
-    between = jnp.cumsum(terms, -3)
-    start = jnp.cumsum(log_decay, -2)
+    count, decays = log_decay.shape[-2:]
+    terms = jnp.where(_until(count, -1)[..., None], log_decay[..., None, :], 0)
+    terms = terms.reshape(*terms.shape[:-2], count * decays)
+    between = _sums(terms).reshape(*terms.shape[:-1], count, decays)
+    start = _sums(log_decay)
     return (
         jnp.exp(jnp.where(visible[..., None], between, -jnp.inf)),
         jnp.exp(jnp.where(first[..., None], start, -jnp.inf)),
@@ -67,10 +81,10 @@ def _block(S: Array, steps: Steps) -> tuple[Array, Array]:
     """The state after some steps, and their y. All operands and S are finite."""
     q, k, v = (steps[name].astype(S.dtype) for name in ("q", "k", "v"))
     count = k.shape[-2]
-    visible = jnp.tril(jnp.ones((count, count), bool))
+    visible = _until(count)
     first = jnp.ones(count, bool)
     if "reset" in steps:
-        segment = jnp.cumsum(steps["reset"].astype(jnp.int32), -1)
+        segment = _sums(steps["reset"][..., None].astype(S.dtype))[..., 0]
         visible = visible & (segment[..., :, None] == segment[..., None, :])
         first = segment == 0
     if "log_decay" in steps:

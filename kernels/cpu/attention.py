@@ -37,8 +37,7 @@ def scan(case: FusedCase, operands: Operands) -> list[Array]:
     """S_last, y and the states before every chunk."""
     state = accumulation_dtype(case["v"].dtype)
     results = [
-        jax.ShapeDtypeStruct((*case.batch, *result.shape), state)
-        for result in FAMILY.results(case)
+        jax.ShapeDtypeStruct((*case.batch, *result.shape), state) for result in FAMILY.results(case)
     ]
     arguments, given = _arguments(case, operands)
     call = jax.ffi.ffi_call("fastscan_attention_scan", results)

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import fastscan
 from fastscan import reference
-from tests.helpers import ORACLE, assert_close, implementations, normal, resets, state_dtype, widened
+from tests.helpers import (
+    ORACLE,
+    assert_close,
+    grid,
+    implementations,
+    normal,
+    resets,
+    state_dtype,
+    widened,
+)
 
-NAMES = (None, "cpu", "chunked", "scan")
-every_attention = implementations(*NAMES)
+# The fallbacks are compiled anew for every case, which takes them seconds: long tables of cases are
+# for the kernels, and a few of them for the fallbacks.
+NAMES = ("cpu", "chunked", "scan")
+every_attention = implementations(None, *NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +108,15 @@ def apply(implementation: str | None, *, normalize: bool = False, **inputs: Any)
     if implementation == ORACLE:
         return reference.linear_attention(**inputs, normalize=normalize)
     return fastscan.linear_attention(**inputs, normalize=normalize, implementation=implementation)
+
+
+def table(cases: Sequence[Case], fallbacks: Mapping[str, Sequence[Case]], dtype: str = "float64"):
+    """Parametrise over (implementation, dtype, case): `cases` for the kernels, and `fallbacks`."""
+    rows = {"cpu": cases, **fallbacks}
+    marks = [grid({name: [dtype]}, some).mark for name, some in rows.items()]
+    return pytest.mark.parametrize(
+        marks[0].args[0], [param for mark in marks for param in mark.args[1]]
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("implementation", "normalize"))

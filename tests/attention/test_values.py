@@ -1,12 +1,21 @@
 """Values and all cotangents over forms, sizes, dtypes, resets and batch axes."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fastscan
-from tests.attention.helpers import NAMES, Case, apply, check_against_oracle, every_attention
-from tests.helpers import grid
+from tests.attention.helpers import (
+    Case,
+    apply,
+    check_against_oracle,
+    double,
+    every_attention,
+    table,
+    values_and_vjp,
+)
+from tests.helpers import ORACLE, widened
 
 FORMS = [
     Case(decay=decay, delta=delta, reset=reset, S0=S0)
@@ -21,7 +30,7 @@ FORMS = [
 ]
 
 
-@grid(dict.fromkeys(NAMES, ["float64"]), FORMS)
+@table(FORMS, {"chunked": [FORMS[1], FORMS[4]], "scan": FORMS[-1:]})
 def test_forms(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
@@ -40,40 +49,62 @@ SIZES = [
 ]
 
 
-@grid(dict.fromkeys(NAMES, ["float32"]), SIZES)
+@table(SIZES, {"chunked": [SIZES[0], SIZES[3]], "scan": SIZES[:2]}, "float32")
 def test_sizes(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
 
-@grid(
-    dict.fromkeys(NAMES, ["bfloat16", "float16"]),
-    [Case(T=20, decay="step", delta=True, reset="random", batch=(2,))],
-)
-def test_sixteen_bits(implementation, dtype, case):
+HALVES = [Case(T=20, decay="step", delta=True, reset="random", batch=(2,))]
+
+
+@table(HALVES, {"chunked": [Case()]}, "bfloat16")
+def test_bfloat16(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
 
-@grid(
-    dict.fromkeys(NAMES, ["float64"]),
-    [
-        Case(batch=(2, 3), decay="key", delta=True, reset="random", shared=("k", "v", "S0")),
-        Case(batch=(2, 3), decay="step", delta=True, shared=("q", "beta")),
-        Case(batch=(3,), decay="key", reset="random", shared=("log_decay",)),
-        Case(batch=(0,), decay="step"),
-    ],
-)
+@table(HALVES, {"scan": HALVES}, "float16")
+def test_float16(implementation, dtype, case):
+    check_against_oracle(implementation, case, dtype)
+
+
+BROADCASTS = [
+    Case(batch=(2, 3), decay="step", delta=True, reset="random", shared=("k", "v", "S0")),
+    Case(batch=(0,), decay="step"),
+    Case(batch=(2, 3), decay="key", delta=True, shared=("q", "beta")),
+    Case(batch=(3,), decay="key", reset="random", shared=("log_decay",)),
+]
+
+
+@table(BROADCASTS, {"chunked": BROADCASTS[1:2], "scan": BROADCASTS[1:2]})
 def test_batch_axes_broadcast(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
 
-@grid(
-    dict.fromkeys(NAMES, ["float64", "bfloat16"]),
-    [
-        Case(T=70, normalize=True, decay="key", reset="random", batch=(2,), shared=("k",)),
-        Case(T=17, normalize=True, S0=False),
-    ],
-)
+@pytest.mark.slow
+@table([], {"chunked": BROADCASTS[::2], "scan": BROADCASTS[::2]})
+def test_batch_axes_broadcast_in_the_fallbacks(implementation, dtype, case):
+    check_against_oracle(implementation, case, dtype)
+
+
+@pytest.mark.slow
+@table([], {"chunked": FORMS + SIZES, "scan": FORMS + SIZES}, "float32")
+def test_every_form_and_size_of_the_fallbacks(implementation, dtype, case):
+    check_against_oracle(implementation, case, dtype)
+
+
+NORMALIZED = [
+    Case(T=70, normalize=True, decay="key", reset="random", batch=(2,), shared=("k",)),
+    Case(T=17, normalize=True, S0=False),
+]
+
+
+@table(NORMALIZED, {"chunked": NORMALIZED[1:]})
 def test_normalized(implementation, dtype, case):
+    check_against_oracle(implementation, case, dtype)
+
+
+@table(NORMALIZED[1:], {}, "bfloat16")
+def test_normalized_in_sixteen_bits(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
 
@@ -85,34 +116,44 @@ def test_no_steps_returns_the_state(implementation):
     assert y.shape == (2, 0, 3)
 
 
-@every_attention
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    ("implementation", "normalize"), [("cpu", False), ("cpu", True), ("chunked", False)]
+)
 def test_two_halves_make_a_whole(implementation, normalize):
     inputs = Case(T=90, decay="step", normalize=normalize).inputs("float64")
     halves, S = [], inputs.pop("S0")
     whole = apply(implementation, **inputs, S0=S, normalize=normalize)
-    inputs.pop("reset")
     for part in (slice(0, 40), slice(40, None)):
         now = {name: None if x is None else x[part] for name, x in inputs.items()}
         S, y = apply(implementation, **now, S0=S, normalize=normalize)
         halves.append(y)
     np.testing.assert_allclose(jnp.concatenate(halves), whole[1], rtol=1e-12, atol=1e-12)
+    for part, all_at_once in zip(jax.tree.leaves(S), jax.tree.leaves(whole[0]), strict=True):
+        np.testing.assert_allclose(part, all_at_once, rtol=1e-12, atol=1e-12)
 
 
-@every_attention
-def test_large_logarithms_do_not_overflow(implementation):
-    """Strong decays beside weak ones, and growth after decay, in float32."""
+@pytest.mark.parametrize(
+    ("implementation", "decay"),
+    [("cpu", "step"), ("cpu", "key"), ("chunked", "step"), ("chunked", "key"), ("scan", "key")],
+)
+def test_nothing_overflows_on_the_way(implementation, decay):
+    """Strong decays beside weak ones, growth after decay, and decays of zero, in float32."""
     T = 128
-    inputs = Case(T=T, K=4, V=4, decay="key").inputs("float32")
-    steep = np.where(np.arange(T) % 7 == 0, -80.0, -0.001)
-    growing = np.where(np.arange(T) < 64, -1.4, 1.4)
-    cut = np.where(np.arange(T) % 5 == 0, -1e30, -0.01)
-    zero = np.where(np.arange(T) % 5 == 0, -np.inf, -0.01)
-    inputs["log_decay"] = jnp.asarray(np.stack([steep, growing, cut, zero], -1), jnp.float32)
-    got = apply(implementation, **inputs)
-    expected = apply("scan", **{n: x and x.astype("float64") if x is None else x.astype("float64") for n, x in inputs.items() if x is not None})
-    for a, b in zip(got, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5 * np.abs(b).max())
+    steps = np.arange(T)
+    kinds = [
+        np.where(steps % 7 == 0, -80.0, -0.001),
+        np.where(steps < 64, -1.0, 1.0),
+        np.where(steps % 5 == 0, -1e30, -0.01),
+        np.where(steps % 5 == 0, -np.inf, -0.01),
+    ]
+    case = Case(T=T, K=4, V=4, decay=decay, batch=() if decay == "key" else (4,))
+    inputs = case.inputs("float32")
+    inputs["log_decay"] = jnp.asarray(np.stack(kinds, -1 if decay == "key" else 0), jnp.float32)
+    cotangents = case.cotangents("float32")
+    got = values_and_vjp(implementation, False, inputs, cotangents)
+    expected = values_and_vjp(ORACLE, False, double(inputs), widened(cotangents, np.float64))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-4)
 
 
 def test_the_delta_rule_overwrites():
