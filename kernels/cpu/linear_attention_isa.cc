@@ -316,14 +316,16 @@ void Recompute(const Step<E>& step, const Scalar<E>* before, const Scalar<E>* v,
   using V = Register<E>;
   const int64_t stride = step.stride, row = step.reset ? 0 : stride;
   if (step.reset) before = step.zeros;
-  const Scalar<E> step_decay = kind == Decay::kStep ? *step.decay : Scalar<E>{1};
+  // Copies, which the compiler knows that no store changes; so in what follows.
+  const Scalar<E>*k_row = step.k, *decay_row = step.decay;
+  const Scalar<E> step_decay = kind == Decay::kStep ? *decay_row : Scalar<E>{1};
   V u[R];
   Unroll<R>([&](auto r) __attribute__((always_inline)) { u[r] = V{} + v[r]; });
   if constexpr (delta) {
     V read[R] = {};
     for (int64_t i = 0; i < stride; i += W) {
-      V k = LoadRaw<V>(step.k + i);
-      if constexpr (kind == Decay::kKey) k *= LoadRaw<V>(step.decay + i);
+      V k = LoadRaw<V>(k_row + i);
+      if constexpr (kind == Decay::kKey) k *= LoadRaw<V>(decay_row + i);
       Unroll<R>([&](auto r) __attribute__((always_inline)) {
         read[r] += k * LoadRaw<V>(before + r * row + i);
       });
@@ -335,11 +337,11 @@ void Recompute(const Step<E>& step, const Scalar<E>* before, const Scalar<E>* v,
     });
   }
   for (int64_t i = 0; i < stride; i += W) {
-    const V k = LoadRaw<V>(step.k + i);
+    const V k = LoadRaw<V>(k_row + i);
     Unroll<R>([&](auto r) __attribute__((always_inline)) {
       V s = LoadRaw<V>(before + r * row + i);
       if constexpr (kind == Decay::kStep) s *= step_decay;
-      if constexpr (kind == Decay::kKey) s *= LoadRaw<V>(step.decay + i);
+      if constexpr (kind == Decay::kKey) s *= LoadRaw<V>(decay_row + i);
       StoreRaw(after + r * stride + i, V(s + k * u[r]));
     });
   }
@@ -362,16 +364,19 @@ void Retreat(const Step<E>& step, const Scalar<E>* before, const Scalar<E>* afte
   using V = Register<E>;
   const int64_t stride = step.stride, row = step.reset ? 0 : stride;
   if (step.reset) before = step.zeros;
-  const Scalar<E> step_decay = kind == Decay::kStep ? *step.decay : Scalar<E>{1};
-  V du[R] = {}, u[R], minus_dread[R], ddecay = V{};
+  const Scalar<E>*q_row = step.q, *k_row = step.k, *decay_row = step.decay;
+  Scalar<E>*dq_row = out.dq, *dk_row = out.dk, *ddecay_row = out.ddecay;
+  const Scalar<E> step_decay = kind == Decay::kStep ? *decay_row : Scalar<E>{1};
+  V du[R] = {}, u[R], g_t[R], minus_dread[R], ddecay = V{};
   Unroll<R>([&](auto r) __attribute__((always_inline)) {
+    g_t[r] = V{} + g[r];
     u[r] = V{} + (delta ? step.beta * error[r] : v[r]);
   });
   if constexpr (delta) {
     for (int64_t i = 0; i < stride; i += W) {
-      const V q = LoadRaw<V>(step.q + i), k = LoadRaw<V>(step.k + i);
+      const V q = LoadRaw<V>(q_row + i), k = LoadRaw<V>(k_row + i);
       Unroll<R>([&](auto r) __attribute__((always_inline)) {
-        const V G = LoadRaw<V>(dS + r * stride + i) + g[r] * q;
+        const V G = LoadRaw<V>(dS + r * stride + i) + g_t[r] * q;
         StoreRaw(dS + r * stride + i, G);
         du[r] += k * G;
       });
@@ -384,17 +389,17 @@ void Retreat(const Step<E>& step, const Scalar<E>* before, const Scalar<E>* afte
     });
   }
   for (int64_t i = 0; i < stride; i += W) {
-    const V q = LoadRaw<V>(step.q + i), k = LoadRaw<V>(step.k + i);
-    V dq = LoadRaw<V>(out.dq + i), dk = LoadRaw<V>(out.dk + i);
+    const V q = LoadRaw<V>(q_row + i), k = LoadRaw<V>(k_row + i);
+    V dq = LoadRaw<V>(dq_row + i), dk = LoadRaw<V>(dk_row + i);
     V decay = V{} + step_decay, key_ddecay = V{};
     if constexpr (kind == Decay::kKey) {
-      decay = LoadRaw<V>(step.decay + i);
-      key_ddecay = LoadRaw<V>(out.ddecay + i);
+      decay = LoadRaw<V>(decay_row + i);
+      key_ddecay = LoadRaw<V>(ddecay_row + i);
     }
     Unroll<R>([&](auto r) __attribute__((always_inline)) {
       V dZ = LoadRaw<V>(dS + r * stride + i);
-      if constexpr (!delta) dZ += g[r] * q;
-      dq += g[r] * LoadRaw<V>(after + r * stride + i);
+      if constexpr (!delta) dZ += g_t[r] * q;
+      dq += g_t[r] * LoadRaw<V>(after + r * stride + i);
       dk += u[r] * dZ;
       if constexpr (delta) {
         V Z = LoadRaw<V>(before + r * row + i);
@@ -412,9 +417,9 @@ void Retreat(const Step<E>& step, const Scalar<E>* before, const Scalar<E>* afte
       }
       StoreRaw(dS + r * stride + i, dZ);
     });
-    StoreRaw(out.dq + i, dq);
-    StoreRaw(out.dk + i, dk);
-    if constexpr (kind == Decay::kKey) StoreRaw(out.ddecay + i, key_ddecay);
+    StoreRaw(dq_row + i, dq);
+    StoreRaw(dk_row + i, dk);
+    if constexpr (kind == Decay::kKey) StoreRaw(ddecay_row + i, key_ddecay);
   }
   if constexpr (kind == Decay::kStep) {
     StoreRaw(out.ddecay, V(LoadRaw<V>(out.ddecay) + ddecay));

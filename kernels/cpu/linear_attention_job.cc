@@ -1,7 +1,7 @@
 // Cuts linear attention into tasks: over sequences, and over values where there are too few.
 #include <algorithm>
-#include <cstring>
 #include <memory>
+#include <new>
 
 #include "linear_attention.h"
 #include "linear_attention_loops.h"
@@ -27,9 +27,15 @@ constexpr int64_t kTasksPerThread = 4;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Uninitialised, as most of it is for sizes that few calls have.
-using Memory = std::unique_ptr<char[]>;
-Memory Allocate(int64_t bytes) { return Memory(new char[bytes]); }
+// Uninitialised memory, aligned for registers not to straddle cache lines.
+constexpr std::align_val_t kAlignment{64};
+struct Release {
+  void operator()(char* p) const { ::operator delete[](p, kAlignment); }
+};
+using Memory = std::unique_ptr<char[], Release>;
+Memory Allocate(int64_t bytes) {
+  return Memory(static_cast<char*>(::operator new[](bytes, kAlignment)));
+}
 
 // What the two jobs have in common: which sequences, and which values of them, a task takes.
 class AttentionJob : public Job {

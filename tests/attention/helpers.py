@@ -17,8 +17,8 @@ from fastscan import reference
 from tests.helpers import (
     ORACLE,
     assert_close,
-    grid,
     implementations,
+    marks_of,
     normal,
     resets,
     state_dtype,
@@ -112,11 +112,12 @@ def apply(implementation: str | None, *, normalize: bool = False, **inputs: Any)
 
 def table(cases: Sequence[Case], fallbacks: Mapping[str, Sequence[Case]], dtype: str = "float64"):
     """Parametrise over (implementation, dtype, case): `cases` for the kernels, and `fallbacks`."""
-    rows = {"cpu": cases, **fallbacks}
-    marks = [grid({name: [dtype]}, some).mark for name, some in rows.items()]
-    return pytest.mark.parametrize(
-        marks[0].args[0], [param for mark in marks for param in mark.args[1]]
-    )
+    rows = [
+        pytest.param(name, dtype, case, id=f"{name}-{dtype}-{case}", marks=marks_of(name))
+        for name, some in {"cpu": cases, **fallbacks}.items()
+        for case in some
+    ]
+    return pytest.mark.parametrize(("implementation", "dtype", "case"), rows)
 
 
 @functools.partial(jax.jit, static_argnames=("implementation", "normalize"))

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,9 +90,9 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_bad_input(name, wrap):
-    arguments, exception, quoted = BAD[name]
-    arguments = {**GOOD, **arguments}
-    static = {n: x for n, x in arguments.items() if isinstance(x, bool | str)}
+    changes, exception, quoted = BAD[name]
+    arguments: dict[str, Any] = {**GOOD, **changes}
+    static: dict[str, Any] = {n: x for n, x in arguments.items() if isinstance(x, bool | str)}
     arrays = {n: x for n, x in arguments.items() if n not in static}
     call = wrap(lambda arrays: fastscan.linear_attention(**arrays, **static))
     with pytest.raises(exception) as caught:

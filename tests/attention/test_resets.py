@@ -30,6 +30,10 @@ def arguments(**settings):
     return inputs
 
 
+def same(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
+
+
 def pullback(implementation, inputs, g):
     reset = inputs["reset"]
     moving = {n: x for n, x in inputs.items() if n != "reset"}
@@ -51,24 +55,23 @@ def test_nothing_passes_a_reset(implementation, decay, delta, bad):
     poisoned["log_decay"] = poisoned["log_decay"].at[0, CUT].set(bad)
 
     got_y, got = run(implementation, poisoned, g.at[0, CUT - 2].set(bad))
-    close = {"rtol": 1e-10, "atol": 1e-12}
-    np.testing.assert_allclose(got_y[0, AFTER], y[0, AFTER], **close)
-    np.testing.assert_allclose(got_y[1], y[1], **close)
+    same(got_y[0, AFTER], y[0, AFTER])
+    same(got_y[1], y[1])
     assert not np.isfinite(got_y[0, CUT - 1]).all()
     for name in names:
-        np.testing.assert_allclose(got[name][0, AFTER], slopes[name][0, AFTER], **close)
-        np.testing.assert_allclose(got[name][1], slopes[name][1], **close)
+        same(got[name][0, AFTER], slopes[name][0, AFTER])
+        same(got[name][1], slopes[name][1])
 
     # Against time: a bad step or cotangent after the reset.
     poisoned = dict(inputs)
     for name in names:
         poisoned[name] = inputs[name].at[0, CUT + 3].set(bad)
     got_y, got = run(implementation, poisoned, g.at[0, CUT + 4].set(bad))
-    np.testing.assert_allclose(got_y[0, : CUT + 3], y[0, : CUT + 3], **close)
+    same(got_y[0, : CUT + 3], y[0, : CUT + 3])
     for name in names:
-        np.testing.assert_allclose(got[name][0, BEFORE], slopes[name][0, BEFORE], **close)
-        np.testing.assert_allclose(got[name][1], slopes[name][1], **close)
-    np.testing.assert_allclose(got["S0"], slopes["S0"], **close)
+        same(got[name][0, BEFORE], slopes[name][0, BEFORE])
+        same(got[name][1], slopes[name][1])
+    same(got["S0"], slopes["S0"])
 
 
 @every_attention
@@ -77,5 +80,5 @@ def test_what_is_not_finite_runs_forward_only(implementation):
     _, y = apply(implementation, **inputs)
     inputs["v"] = inputs["v"].at[40].set(jnp.nan)
     _, got = apply(implementation, **inputs)
-    np.testing.assert_allclose(got[:40], y[:40], rtol=1e-10, atol=1e-12)
+    same(got[:40], y[:40])
     assert np.isnan(got[40]).all()
