@@ -108,8 +108,8 @@ def linear_attention(
         jnp.broadcast_to(S0, (*batch, *S0.shape[-2:])),
         jnp.broadcast_to(z0, (*batch, *z0.shape[-1:])),
     )
-    operands = [(q, 2), (k, 2), (v, 2), (log_decay, 2), (beta, 1), (reset, 1)]
-    (S, z), y = lax.scan(step, start, [along_time(x, core) for x, core in operands])
+    rows = tuple(along_time(x, 2) for x in (q, k, v, log_decay))
+    (S, z), y = lax.scan(step, start, (*rows, along_time(beta, 1), along_time(reset, 1)))
     return AttentionState(S, z) if normalize else S, jnp.moveaxis(y, 0, len(batch))
 
 

@@ -467,7 +467,8 @@ int64_t BackwardScratch(int64_t keys, int64_t values) {
 template <class E, Decay kind, bool delta>
 void BackwardSteps(const BackwardPart& part) {
   using T = Scalar<E>;
-  constexpr int W = kWidth<E>;
+  // The values that share the loads and stores of dq and dk, as many as registers hold.
+  constexpr int W = kWidth<E>, R = kind == Decay::kNone ? 4 : 2;
   const Sequence& in = part.in;
   const int64_t keys = in.keys, values = in.values, count = part.end - part.begin;
   const int64_t stride = RoundUp(keys, W), block = BlockValues<E>(stride, count);
@@ -522,8 +523,8 @@ void BackwardSteps(const BackwardPart& part) {
         const Step<E> step = step_at(t);
         const T *before = work.states + t * size, *v_t = v + t * values;
         T *after = work.states + (t + 1) * size, *error = work.errors + t * rows;
-        const auto run = [&](auto count, int64_t j) {
-          constexpr int R = decltype(count)::value;
+        const auto run = [&](auto together, int64_t j) {
+          constexpr int R = decltype(together)::value;
           const int64_t at = j * stride;
           if (step.reset) {
             Recompute<E, Decay::kNone, delta, R>(step, before, v_t + j, after + at, error + j);
@@ -542,8 +543,8 @@ void BackwardSteps(const BackwardPart& part) {
         T *dS = work.dS + begin * stride, *dv_t = dv + t * values;
         const StepCotangents<E> out = {work.dq + t * stride, work.dk + t * stride,
                                        work.ddecay + t * ddecay_stride, work.dbeta + t};
-        const auto run = [&](auto count, int64_t j) {
-          constexpr int R = decltype(count)::value;
+        const auto run = [&](auto together, int64_t j) {
+          constexpr int R = decltype(together)::value;
           const int64_t at = j * stride;
           if (step.reset) {
             Retreat<E, Decay::kNone, delta, R>(step, before, after + at, g_t + j, v_t + j,
@@ -554,7 +555,7 @@ void BackwardSteps(const BackwardPart& part) {
           }
         };
         int64_t j = 0;
-        for (; j + 2 <= rows; j += 2) run(std::integral_constant<int, 2>(), j);
+        for (; j + R <= rows; j += R) run(std::integral_constant<int, R>(), j);
         for (; j < rows; ++j) run(std::integral_constant<int, 1>(), j);
         if (step.reset) Zero(dS, size);
       }
