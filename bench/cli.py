@@ -12,14 +12,15 @@ import tyro
 class Bench:
     """Time a family of recurrences against what JAX offers, each case behind a correctness gate."""
 
-    family: tyro.conf.Positional[Literal["linear"]] = "linear"
+    family: tyro.conf.Positional[Literal["linear", "attention"]] = "linear"
     """The family of recurrences."""
     quick: bool = False
     """A few cases and few repetitions: under a minute."""
     cases: tuple[str, ...] = ()
     """Only the cases of these names."""
-    implementations: tuple[str, ...] = ("fastscan", "lax.associative_scan", "lax.scan")
-    """What to time: these, or an implementation of fastscan by its name, such as "cpu"."""
+    implementations: tuple[str, ...] = ()
+    """What to time: "fastscan", "lax.scan", an implementation of fastscan by its name. By default
+    fastscan and what the family is compared with."""
     memory: Literal["both", "default", "kept"] = "both"
     """The allocator as it is, with `fastscan.keep_freed_memory()`, or one after the other."""
     output: Path | None = None
@@ -38,9 +39,10 @@ class Bench:
         from fastscan.bench.timing import Budget
 
         try:
+            cases = select(self.family, quick=self.quick, names=self.cases)
             plan = Plan(
-                cases=select(self.family, quick=self.quick, names=self.cases),
-                implementations=self.implementations,
+                cases=cases,
+                implementations=self.implementations or ("fastscan", *cases[0].baselines),
                 memory=MEMORY_SETTINGS if self.memory == "both" else (self.memory,),
                 budget=Budget(0.3) if self.quick else Budget(2.5),
                 sweep_budget=Budget(0.3) if self.quick else Budget(1.0),

@@ -6,6 +6,7 @@
 """
 
 from fastscan import reference
+from fastscan.attention import AttentionState, linear_attention
 from fastscan.dispatch import explain, export_checks, implementations
 from fastscan.linear import linear_scan
 from fastscan.memory import keep_freed_memory
@@ -15,10 +16,12 @@ from fastscan.memory import keep_freed_memory
 implementations()
 
 __all__ = [
+    "AttentionState",
     "explain",
     "export_checks",
     "implementations",
     "keep_freed_memory",
+    "linear_attention",
     "linear_scan",
     "reference",
 ]

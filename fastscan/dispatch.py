@@ -60,7 +60,7 @@ class Implementation:
 ANYWHERE = (*PLATFORMS, "other")
 
 
-PLAIN = ("scan", "associative")
+PLAIN = ("scan", "associative", "chunked")
 """The implementations in plain JAX."""
 
 
@@ -83,7 +83,7 @@ def implementations() -> dict[str, Implementation]:
             "cpu",
             "native kernels, C++",
             ("cpu",),
-            ("linear",),
+            ("linear", "attention"),
             "fastscan.kernels.cpu",
             cpu.missing(),
         ),
@@ -91,7 +91,7 @@ def implementations() -> dict[str, Implementation]:
             "scan",
             "jax.lax.scan",
             ANYWHERE,
-            ("linear",),
+            ("linear", "attention"),
             "fastscan.kernels.scan",
             None,
         ),
@@ -103,12 +103,22 @@ def implementations() -> dict[str, Implementation]:
             "fastscan.kernels.associative",
             None,
         ),
+        Implementation(
+            "chunked",
+            "matrix products inside chunks of time",
+            ANYWHERE,
+            ("attention",),
+            "fastscan.kernels.chunked",
+            None,
+        ),
     )
     return {row.name: row for row in rows}
 
 
 def fallback(case: Case, platform: str) -> tuple[str, ...]:
     """The implementations in plain JAX, the fastest one first."""
+    if case.family == "attention":
+        return ("chunked", "scan")
     sequential, parallel = ("scan", "associative"), ("associative", "scan")
     if platform == "cpu":
         return sequential

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastscan.bench.cases import FAMILIES, select
+from fastscan.bench.cases.attention import AttentionCase
 from fastscan.bench.cases.linear import LinearCase
 from fastscan.bench.gate import check, directions, expect
 
@@ -20,6 +21,17 @@ SMALL = (
     LinearCase(name="heads", source="test", x=(2, 5, 4, 3), a=(2, 5, 4, 1)),
     LinearCase(name="complex", source="test", x=(2, 5, 3), a=(3,), of="complex64", carry=True),
     LinearCase(name="bf16", source="test", x=(2, 5, 3), a=(2, 5, 3), of="bfloat16", carry=True),
+)
+
+
+SMALL_ATTENTION = (
+    AttentionCase(name="plain", source="test", steps=9, width=3),
+    AttentionCase(
+        name="step", source="test", batch=(2,), steps=9, width=3, decay="step", episode=4
+    ),
+    AttentionCase(name="key", source="test", batch=(2, 2), steps=9, width=3, decay="key"),
+    AttentionCase(name="delta", source="test", steps=9, width=3, delta=True, episode=4),
+    AttentionCase(name="kda", source="test", steps=9, width=3, decay="key", delta=True),
 )
 
 
@@ -43,9 +55,18 @@ def test_fits_a_small_machine(case):
     assert case.bytes["floor"] <= 2**28
 
 
+@pytest.mark.parametrize("case", FAMILIES["attention"], ids=lambda case: case.name)
+def test_shapes_of_attention_are_consistent(case):
+    assert case.bytes["floor"] <= case.bytes["forward"] < case.bytes["gradient"]
+    arrays = case.arguments()
+    rows = (*case.batch, case.steps)
+    assert all(x.shape[: len(rows)] == rows for x in arrays.operands + arrays.constants)
+
+
 @pytest.mark.parametrize("sweep", ["steps", "channels"])
-def test_a_sweep_varies_one_extent_alone(sweep):
-    points = [case.size for case in FAMILIES["linear"] if sweep in case.sweeps]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sweep_varies_one_extent_alone(family, sweep):
+    points = [case.size for case in FAMILIES[family] if sweep in case.sweeps]
     assert len({size[sweep] for size in points}) == len(points) >= 5
     assert len({tuple(size[key] for key in size if key != sweep) for size in points}) == 1
 
@@ -60,7 +81,7 @@ def test_arguments_fit_the_description_and_repeat(case):
     assert [(o.shape, o.dtype) for o in outputs] == [(c.shape, c.dtype) for c in first.cotangents]
 
 
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SMALL + SMALL_ATTENTION, ids=lambda case: case.name)
 def test_every_alternative_computes_the_same(case):
     arguments = case.arguments()
     expected = expect(case, arguments)
@@ -77,6 +98,14 @@ def test_the_floor_reads_and_writes_what_the_scan_does(case):
     assert (out.shape, out.dtype) == (case.x, case.dtype)
     a, x = arguments.operands[:2]
     assert case.bytes["floor"] == a.nbytes + 2 * x.nbytes
+
+
+@pytest.mark.parametrize("case", SMALL_ATTENTION, ids=lambda case: case.name)
+def test_the_floor_reads_and_writes_what_attention_does(case):
+    arguments = case.arguments()
+    jax.tree.map(np.testing.assert_array_equal, arguments, case.arguments())
+    out = jax.eval_shape(case.floor, *arguments.operands, *arguments.constants)
+    assert case.bytes["floor"] == sum(x.nbytes for x in arguments.operands[:3]) + out.size * 4
 
 
 def test_select():
