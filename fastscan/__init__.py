@@ -9,6 +9,7 @@ from fastscan import reference
 from fastscan.dispatch import explain, export_checks, implementations
 from fastscan.linear import linear_scan
 from fastscan.memory import keep_freed_memory
+from fastscan.selective import selective_scan
 
 # An exported program calls the native handlers without tracing anything first, so they have to be
 # registered once fastscan is imported.
@@ -21,4 +22,5 @@ __all__ = [
     "keep_freed_memory",
     "linear_scan",
     "reference",
+    "selective_scan",
 ]
