@@ -41,7 +41,7 @@ struct ExponentialOf<double> {
   static constexpr int kMantissa = 52;
   static constexpr double kLog2E = 1.4426950408889634;
   static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
-  static constexpr double kLeast = -708.3964185322641, kMost = 711.0;
+  static constexpr double kLeast = -708.3964185322641, kMost = 710.4;
   static constexpr double kSafe = 707.0;
   static constexpr double kQ[] = {
       1.0,
