@@ -44,7 +44,7 @@ struct Backward {
 std::unique_ptr<Job> MakeJob(const Scan& scan, int64_t threads);
 std::unique_ptr<Job> MakeJob(const Backward& backward, int64_t threads);
 
-// The exponential that the kernels compute, of `count` floats or doubles: see exponential.h.
-void Exponential(Dtype dtype, const void* z, void* e, int64_t count);
+// 2^x of `count` floats or doubles, as the kernels compute it: see exponential.h.
+void PowersOfTwo(Dtype dtype, const void* x, void* powers, int64_t count);
 
 }  // namespace fastscan::selective

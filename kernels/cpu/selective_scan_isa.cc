@@ -109,6 +109,32 @@ void StoreRows(void* to, const Scalar<E>* from, int64_t pitch, const Rows& rows,
   }
 }
 
+// The rows of a block, of which `count` channels are there.
+template <class E>
+void LoadBlocks(Scalar<E>* to, const void* from, const Rows& rows, int64_t width, int64_t channel,
+                int64_t count) {
+  using S = Scalar<E>;
+  if (count < kBlock<S>) return LoadRows<E>(to, kBlock<S>, from, rows, width, channel, count);
+  const auto* row = static_cast<const Storage<E>*>(from) + rows.first * width + channel;
+  for (int64_t t = 0; t < rows.count; ++t, row += rows.step * width, to += kBlock<S>) {
+    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
+      StoreRaw(to + i * kLanes<S>, Load<E, kLanes<S>>(row + i * kLanes<S>));
+    });
+  }
+}
+template <class E>
+void StoreBlocks(void* to, const Scalar<E>* from, const Rows& rows, int64_t width, int64_t channel,
+                 int64_t count) {
+  using S = Scalar<E>;
+  if (count < kBlock<S>) return StoreRows<E>(to, from, kBlock<S>, rows, width, channel, count);
+  auto* row = static_cast<Storage<E>*>(to) + rows.first * width + channel;
+  for (int64_t t = 0; t < rows.count; ++t, row += rows.step * width, from += kBlock<S>) {
+    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
+      Store<E, kLanes<S>>(row + i * kLanes<S>, LoadRaw<Register<S>>(from + i * kLanes<S>));
+    });
+  }
+}
+
 // The states (channel, n) of a block's channels as (n, lane), and back.
 template <class S>
 void LoadStates(S* to, const void* from, int64_t states, int64_t channel, int64_t count) {
@@ -143,9 +169,10 @@ void Clear(S* p, int64_t count) {
 template <class S>
 struct Channels {
   S* a;          // (n, lane)
-  S* inverse_a;  // its inverse, for zoh
+  S* exponent;   // A log2(e), which makes dt A the exponent of a power of two
+  S* inverse_a;  // 1 / A, for zoh
   S* d;          // (lane)
-  S* largest_a;  // (lane): the largest |A|
+  S* limit;      // (lane): up to this |dt| no exponent leaves the range of PowerOfTwo
 };
 
 // The operands of one chunk.
@@ -154,49 +181,46 @@ struct Steps {
   const S *u, *dt;  // (t, lane)
   const S *b, *c;   // (t, n)
   const uint8_t* cut;
+  bool has_cut;
   int64_t count, states;
 };
 
-// Whether exponents may leave the range of PowerOf, or there is a reset: then the loops have more
-// to do.
+// Whether an exponent may leave the range of PowerOfTwo, or there is a reset: then the loops have
+// more to do.
 template <class S>
 bool NeedsCare(const Steps<S>& steps, const Channels<S>& channels) {
+  using Bits = Vector<std::conditional_t<sizeof(S) == 4, int32_t, int64_t>, kLanes<S>>;
+  const Block<S> limit = Block<S>::Load(channels.limit);
+  Bits within = ~Bits{};
   for (int64_t t = 0; t < steps.count; ++t) {
-    if (steps.cut[t]) return true;
+    const Block<S> dt = Block<S>::Load(steps.dt + t * kBlock<S>);
+    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
+      // False of NaN.
+      within &= (dt.part[i] <= limit.part[i]) & (-dt.part[i] <= limit.part[i]);
+    });
   }
-  constexpr int N = kLanes<S>;
-  bool safe = true;
-  for (int64_t lane = 0; lane < kBlock<S>; lane += N) {
-    Register<S> most{}, strange{};
-    for (int64_t t = 0; t < steps.count; ++t) {
-      Register<S> dt = LoadRaw<Register<S>>(steps.dt + t * kBlock<S> + lane);
-      dt = dt < 0 ? -dt : dt;
-      most = dt > most ? dt : most;
-      strange += dt - dt;  // NaN where dt is NaN or infinite
-    }
-    for (int i = 0; i < N; ++i) {
-      safe = safe && most[i] * channels.largest_a[lane + i] + strange[i] <= ExponentialOf<S>::kSafe;
-    }
-  }
-  return !safe;
+  bool all = !steps.has_cut;
+  for (int i = 0; i < kLanes<S>; ++i) all = all && within[i];
+  return !all;
 }
 
 // exp(dt A), the weight of B u, and (`slope`) the derivative of this weight with respect to A.
 template <class S, bool zoh, bool care, bool with_slope>
-[[gnu::always_inline]] inline void Discretize(Register<S> dt, Register<S> a, const S* inverse_a,
-                                              Register<S>& e, Register<S>& weight,
+[[gnu::always_inline]] inline void Discretize(Register<S> dt, const Channels<S>& channels,
+                                              int64_t at, Register<S>& e, Register<S>& weight,
                                               Register<S>& slope) {
   using V = Register<S>;
-  const Power<S> power = PowerOf<S, care>(dt * a);
-  e = power.e;
+  const Power<S> power = PowerOfTwo<S, care>(dt, LoadRaw<V>(channels.exponent + at));
+  e = power.value;
   weight = dt;
   if constexpr (zoh) {
     // Next to A = 0 by the polynomials, elsewhere by what they mean.
-    const V inverse = LoadRaw<V>(inverse_a);
+    using X = PowerConstants<S>;
+    const V inverse = LoadRaw<V>(channels.inverse_a + at);
     const auto near = power.k == 0;
-    weight = near ? V(S(0.5) * dt * power.phi2) : V((e - S{1}) * inverse);
+    weight = near ? V(dt * (power.twice_w * (X::kLog2E / 2))) : V((e - S{1}) * inverse);
     if constexpr (with_slope) {
-      const V by_series = dt * dt * Horner(ExponentialOf<S>::kP, power.r);
+      const V by_series = dt * dt * Horner(X::kSlope, power.f);
       slope = near ? by_series : V((dt * e - weight) * inverse);
     }
   }
@@ -224,8 +248,7 @@ void ForwardBlock(const Channels<S>& channels, const Steps<S>& steps, S* h, S* y
       Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
         const int64_t at = n * kBlock<S> + i * N;
         V e, weight, slope;
-        Discretize<S, zoh, care, false>(dt.part[i], LoadRaw<V>(channels.a + at),
-                                        channels.inverse_a + at, e, weight, slope);
+        Discretize<S, zoh, care, false>(dt.part[i], channels, at, e, weight, slope);
         const V drive = zoh ? V(weight * u.part[i]) : x.part[i];
         V past = e * LoadRaw<V>(h + at);
         if constexpr (care) past = cut ? V{} : past;
@@ -266,8 +289,7 @@ void Record(const Channels<S>& channels, const Steps<S>& steps, const Tape<S>& t
       Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
         const int64_t at = n * kBlock<S> + i * N;
         V e, weight, slope;
-        Discretize<S, zoh, care, true>(dt.part[i], LoadRaw<V>(channels.a + at),
-                                       channels.inverse_a + at, e, weight, slope);
+        Discretize<S, zoh, care, true>(dt.part[i], channels, at, e, weight, slope);
         const V drive = zoh ? V(weight * u.part[i]) : x.part[i];
         V past = e * LoadRaw<V>(h + at);
         if constexpr (care) past = cut ? V{} : past;
@@ -370,10 +392,14 @@ Rows RowsOf(const Extents& x, int64_t chunk) {
   return {x.reverse ? x.steps - 1 - begin : begin, x.reverse ? -1 : 1, count};
 }
 
-void LoadFlags(uint8_t* to, const uint8_t* reset, const Rows& rows) {
+// Whether any flag is set.
+bool LoadFlags(uint8_t* to, const uint8_t* reset, const Rows& rows) {
+  bool any = false;
   for (int64_t t = 0; t < rows.count; ++t) {
     to[t] = reset != nullptr && reset[rows.first + t * rows.step];
+    any = any || to[t];
   }
+  return any;
 }
 
 // The channels of all blocks, one after the other.
@@ -389,7 +415,7 @@ class AllChannels {
   Channels<S> operator[](int64_t block) const {
     S* a = at_ + block * size_;
     const int64_t row = states_ * kBlock<S>;
-    return {a, a + row, a + 2 * row, a + 2 * row + kBlock<S>};
+    return {a, a + row, a + 2 * row, a + 3 * row, a + 3 * row + kBlock<S>};
   }
 
   void Load(int64_t block, const void* a, const void* d, int64_t channel, int64_t count) const {
@@ -400,15 +426,16 @@ class AllChannels {
       S largest = 0;
       for (int64_t n = 0; n < states_; ++n) {
         const S a_n = to.a[n * kBlock<S> + i], size = a_n < 0 ? -a_n : a_n;
+        to.exponent[n * kBlock<S> + i] = a_n * PowerConstants<S>::kLog2E;
         to.inverse_a[n * kBlock<S> + i] = S{1} / a_n;
         largest = size <= largest ? largest : size;  // NaN is kept
       }
-      to.largest_a[i] = largest;
+      to.limit[i] = PowerConstants<S>::kSafe * PowerConstants<S>::kLn2 / largest;
     }
   }
 
  private:
-  static int64_t Size(const Extents& x) { return 2 * (x.states + 1) * kBlock<S>; }
+  static int64_t Size(const Extents& x) { return (3 * x.states + 2) * kBlock<S>; }
   int64_t states_, size_;
   S* at_;
 };
@@ -461,15 +488,14 @@ void Forward(const Extents& x, const ForwardEntry& entry, int64_t begin, int64_t
     const Rows rows = RowsOf(x, chunk), states_of_chunk{chunk * x.states, 1, x.states};
     LoadRows<E>(b, x.states, entry.b, rows, x.states, 0, x.states);
     LoadRows<E>(c, x.states, entry.c, rows, x.states, 0, x.states);
-    LoadFlags(cut, entry.reset, rows);
+    const bool has_cut = LoadFlags(cut, entry.reset, rows);
     for_blocks([&](int64_t i, int64_t channel, int64_t count) {
-      LoadRows<E>(u, kBlock<S>, entry.u, rows, x.channels, channel, count);
-      LoadRows<E>(dt, kBlock<S>, entry.dt, rows, x.channels, channel, count);
-      StoreRows<State>(entry.starts, h + i * row, kBlock<S>, states_of_chunk, x.channels, channel,
-                       count);
-      const Steps<S> steps{u, dt, b, c, cut, rows.count, x.states};
+      LoadBlocks<E>(u, entry.u, rows, x.channels, channel, count);
+      LoadBlocks<E>(dt, entry.dt, rows, x.channels, channel, count);
+      StoreBlocks<State>(entry.starts, h + i * row, states_of_chunk, x.channels, channel, count);
+      const Steps<S> steps{u, dt, b, c, cut, has_cut, rows.count, x.states};
       kForward.of[x.zoh][NeedsCare(steps, channels[i])](channels[i], steps, h + i * row, y);
-      StoreRows<E>(entry.y, y, kBlock<S>, rows, x.channels, channel, count);
+      StoreBlocks<E>(entry.y, y, rows, x.channels, channel, count);
     });
   }
   for_blocks([&](int64_t i, int64_t channel, int64_t count) {
@@ -541,23 +567,22 @@ void Backward(const Extents& x, const BackwardEntry& entry, int64_t begin, int64
     const Rows rows = RowsOf(x, chunk), states_of_chunk{chunk * x.states, 1, x.states};
     LoadRows<E>(b, x.states, entry.b, rows, x.states, 0, x.states);
     LoadRows<E>(c, x.states, entry.c, rows, x.states, 0, x.states);
-    LoadFlags(cut, entry.reset, rows);
+    const bool has_cut = LoadFlags(cut, entry.reset, rows);
     Clear(db_lanes, rows.count * x.states * N);
     Clear(dc_lanes, rows.count * x.states * N);
     for_blocks([&](int64_t i, int64_t channel, int64_t count) {
-      LoadRows<E>(u, kBlock<S>, entry.u, rows, x.channels, channel, count);
-      LoadRows<E>(dt, kBlock<S>, entry.dt, rows, x.channels, channel, count);
-      LoadRows<E>(g_y, kBlock<S>, entry.g_y, rows, x.channels, channel, count);
-      LoadRows<State>(tape.h, kBlock<S>, entry.starts, states_of_chunk, x.channels, channel,
-                      count);
-      const Steps<S> steps{u, dt, b, c, cut, rows.count, x.states};
+      LoadBlocks<E>(u, entry.u, rows, x.channels, channel, count);
+      LoadBlocks<E>(dt, entry.dt, rows, x.channels, channel, count);
+      LoadBlocks<E>(g_y, entry.g_y, rows, x.channels, channel, count);
+      LoadBlocks<State>(tape.h, entry.starts, states_of_chunk, x.channels, channel, count);
+      const Steps<S> steps{u, dt, b, c, cut, has_cut, rows.count, x.states};
       const bool care = NeedsCare(steps, channels[i]);
       kRecord.of[x.zoh][care](channels[i], steps, tape);
       kBackward.of[x.zoh][care](
           channels[i], steps, tape,
           {state + i * row, da + i * row, dd + i * kBlock<S>, g_y, du, ddt, db_lanes, dc_lanes});
-      StoreRows<E>(entry.du, du, kBlock<S>, rows, x.channels, channel, count);
-      StoreRows<E>(entry.ddt, ddt, kBlock<S>, rows, x.channels, channel, count);
+      StoreBlocks<E>(entry.du, du, rows, x.channels, channel, count);
+      StoreBlocks<E>(entry.ddt, ddt, rows, x.channels, channel, count);
     });
     for (int64_t i = 0; i < rows.count * x.states; ++i) {
       db[i] = SumLanes<State, N>(LoadRaw<Register<S>>(db_lanes + i * N));
@@ -587,14 +612,14 @@ void Reduce(void* to, const void* from, int64_t count, int64_t terms) {
 }
 
 template <class S>
-void ExponentialOfAll(const void* z, void* e, int64_t count) {
+void PowersOfTwo(const void* z, void* e, int64_t count) {
   using V = Register<S>;
   constexpr int N = kLanes<S>;
   for (int64_t i = 0; i < count; i += N) {
     S in[N] = {}, out[N];
     const int64_t n = count - i < N ? count - i : N;
     for (int64_t k = 0; k < n; ++k) in[k] = static_cast<const S*>(z)[i + k];
-    StoreRaw(out, PowerOf<S, true>(LoadRaw<V>(in)).e);
+    StoreRaw(out, PowerOfTwo<S, true>(LoadRaw<V>(in), V{} + S{1}).value);
     for (int64_t k = 0; k < n; ++k) static_cast<S*>(e)[i + k] = out[k];
   }
 }
@@ -606,7 +631,7 @@ constexpr Loops kLoops = {
     ForwardBytes<E>,
     BackwardBytes<E>,
     Reduce<E>,
-    ExponentialOfAll<Scalar<E>>,
+    PowersOfTwo<Scalar<E>>,
     kBlock<Scalar<E>>,
     sizeof(Storage<E>),
     sizeof(Scalar<E>),
