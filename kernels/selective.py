@@ -3,7 +3,7 @@
     h[t] = exp(dt[t] A) h[t-1] + Bbar[t] u[t],   y[t] = sum_n C[t, n] h[t, :, n] + D u[t]
 
 `README.md` derives the adjoint. The residuals are the states at the start of every chunk of time
-(`chunk_steps`), in the order of the scan, with axes (chunk, N, d): the backward pass computes the
+(`CHUNK_STEPS`), in the order of the scan, with axes (chunk, N, d): the backward pass computes the
 others again, a chunk at a time.
 """
 
@@ -21,13 +21,11 @@ from jax import Array, lax
 from fastscan.kernels.case import Family, FusedCase, Operands, accumulation_dtype, register
 from fastscan.kernels.linear import unbroadcast
 
+CHUNK_STEPS = 64
+"""The steps between two states that are kept, which are N / 64 of the size of u."""
+
 _OVER_TIME = ("u", "dt", "B", "C", "reset")
 _AT_ONCE = ("A", "D")
-
-
-def chunk_steps(case: FusedCase) -> int:
-    """The steps between two states that are kept: memory of about the size of u."""
-    return max(16, case.core("A")[1])
 
 
 def state_dtype(case: FusedCase) -> np.dtype:
@@ -43,7 +41,7 @@ def _results(case: FusedCase) -> Sequence[jax.ShapeDtypeStruct]:
     return (
         jax.ShapeDtypeStruct((d, n), state),
         jax.ShapeDtypeStruct((steps, d), y),
-        jax.ShapeDtypeStruct((-(-steps // chunk_steps(case)), n, d), state),
+        jax.ShapeDtypeStruct((-(-steps // CHUNK_STEPS), n, d), state),
     )
 
 
@@ -161,7 +159,7 @@ Chunk = Callable[..., tuple[Array, Array]]
 
 def _cut(case: FusedCase, rows: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
     """Whole chunks, with the chunk as the first axis, and the steps that are left."""
-    steps = chunk_steps(case)
+    steps = CHUNK_STEPS
     whole = case.length // steps
     return (
         {k: v[: whole * steps].reshape(whole, steps, *v.shape[1:]) for k, v in rows.items()},
@@ -175,7 +173,7 @@ def _joined(case: FusedCase, whole: Array, rest: Array | None) -> Array:
 
 
 def _is_cut(case: FusedCase) -> bool:
-    return case.length % chunk_steps(case) != 0
+    return case.length % CHUNK_STEPS != 0
 
 
 def scan(chunk: Chunk, case: FusedCase, operands: Operands) -> Sequence[Array]:

@@ -5,9 +5,10 @@
 // Errors stay within 2 units in the last place. 2^0 is 1, NaN stays NaN, what exceeds the largest
 // number is infinite, and below 2^-125.5 (in double 2^-1021.5) the result is 0.
 //
-// The power of two is made by adding k to a large number, and shifting what this leaves in the last
-// bits into the exponent. It is half of what is wanted, and the polynomial twice: 2^128, which is not
-// a number, is needed where the result still is.
+// To a large number k is added, and what this leaves in the last bits is shifted into the exponent:
+// that of the polynomial, where nothing can go wrong there, or that of a factor. The polynomial is
+// twice what is wanted, and the factor half of it: 2^128, which is not a number, is needed where the
+// result still is.
 
 namespace fastscan {
 namespace {
@@ -18,7 +19,9 @@ struct PowerConstants;
 template <>
 struct PowerConstants<float> {
   using Bits = uint32_t;
-  static constexpr float kRound = 0x1.8p23f + 126;  // added, rounds to a whole number
+  // Added, they round to a whole number. What is left in the last bits, as a float's exponent, is
+  // 2^(k - 1) of the first one, and k - 1 of the second.
+  static constexpr float kFactor = 0x1.8p23f + 126, kExponent = 0x1.8p23f - 1;
   static constexpr int kMantissa = 23;
   static constexpr float kLeast = -126, kMost = 129;
   // Up to this size of x neither end is reached.
@@ -36,7 +39,7 @@ struct PowerConstants<float> {
 template <>
 struct PowerConstants<double> {
   using Bits = uint64_t;
-  static constexpr double kRound = 0x1.8p52 + 1022;
+  static constexpr double kFactor = 0x1.8p52 + 1022, kExponent = 0x1.8p52 - 1;
   static constexpr int kMantissa = 52;
   static constexpr double kLeast = -1022, kMost = 1025;
   static constexpr double kSafe = 1021;
@@ -87,24 +90,27 @@ template <class S, bool any>
   using V = typename Power<S>::V;
   using Bits = Vector<typename X::Bits, kVectorBytes / static_cast<int>(sizeof(S))>;
   Power<S> power;
-  V rounded;
   if constexpr (any) {
     const V least = V{} + X::kLeast, most = V{} + X::kMost;
     V x = a * b;
     x = x < least ? least : x;  // NaN is not, and stays
     x = x > most ? most : x;
-    rounded = x + X::kRound;
-    power.k = rounded - X::kRound;
+    const V rounded = x + X::kFactor;
+    power.k = rounded - X::kFactor;
     power.f = x - power.k;
+    power.twice_w = Horner(X::kW, power.f);
+    const V half = BitCast<V>(Bits(BitCast<Bits>(rounded) << X::kMantissa));
+    power.value = (power.twice_w * power.f + S{2}) * half;
   } else {
     // Fused, the product is not even rounded.
-    rounded = a * b + X::kRound;
-    power.k = rounded - X::kRound;
+    const V rounded = a * b + X::kExponent;
+    power.k = rounded - X::kExponent;
     power.f = a * b - power.k;
+    power.twice_w = Horner(X::kW, power.f);
+    const V twice = power.twice_w * power.f + S{2};
+    power.value =
+        BitCast<V>(Bits(BitCast<Bits>(twice) + (BitCast<Bits>(rounded) << X::kMantissa)));
   }
-  power.twice_w = Horner(X::kW, power.f);
-  const V half = BitCast<V>(Bits(BitCast<Bits>(rounded) << X::kMantissa));
-  power.value = (power.twice_w * power.f + S{2}) * half;
   return power;
 }
 

@@ -10,7 +10,7 @@ from jax import Array
 
 from fastscan.kernels.case import FAMILIES, FusedCase, Operands
 from fastscan.kernels.linear import unbroadcast
-from fastscan.kernels.selective import chunk_steps, state_dtype
+from fastscan.kernels.selective import CHUNK_STEPS, state_dtype
 
 
 def supports(case: FusedCase) -> str | None:
@@ -27,7 +27,7 @@ def _attributes(case: FusedCase) -> dict[str, np.int64 | bool]:
     return {
         "has_d": "D" in case,
         "has_reset": "reset" in case,
-        "chunk": np.int64(chunk_steps(case)),
+        "chunk": np.int64(CHUNK_STEPS),
         "zoh": case.option("discretization") == "zoh",
         "reverse": case.option("reverse"),
     }

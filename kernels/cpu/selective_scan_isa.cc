@@ -2,9 +2,9 @@
 // the namespace FASTSCAN_ISA.
 //
 // Channels lie across vector lanes, kRegisters registers of them (a block) at a time; time and states
-// run in sequence. A chunk of time is copied to where it lies densely, in the dtype of the states, in
-// the order of the scan, and with channels that are not there as zeros: nothing else knows of
-// strides, 16-bit floats, `reverse` and odd numbers of channels.
+// run in sequence. Blocks that are not whole, where the channels that are not there read as zeros,
+// and 16-bit floats are copied, a chunk of time at a time: the loops know of neither. Nor do they know
+// of `reverse`, which is a negative distance between steps.
 #include "selective_scan_loops.h"
 
 #include "selective_scan.h"
@@ -94,8 +94,15 @@ struct Rows {
 template <class E>
 void LoadRows(Scalar<E>* to, int64_t pitch, const void* from, const Rows& rows, int64_t width,
               int64_t column, int64_t count) {
+  using S = Scalar<E>;
   const auto* row = static_cast<const Storage<E>*>(from) + rows.first * width + column;
   for (int64_t t = 0; t < rows.count; ++t, row += rows.step * width, to += pitch) {
+    if (count == kBlock<S> && pitch == kBlock<S>) {
+      Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
+        StoreRaw(to + i * kLanes<S>, Load<E, kLanes<S>>(row + i * kLanes<S>));
+      });
+      continue;
+    }
     LoadElements<E>(to, row, count);
     for (int64_t i = count; i < pitch; ++i) to[i] = 0;
   }
@@ -103,37 +110,52 @@ void LoadRows(Scalar<E>* to, int64_t pitch, const void* from, const Rows& rows, 
 template <class E>
 void StoreRows(void* to, const Scalar<E>* from, int64_t pitch, const Rows& rows, int64_t width,
                int64_t column, int64_t count) {
+  using S = Scalar<E>;
   auto* row = static_cast<Storage<E>*>(to) + rows.first * width + column;
   for (int64_t t = 0; t < rows.count; ++t, row += rows.step * width, from += pitch) {
+    if (count == kBlock<S>) {
+      Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
+        Store<E, kLanes<S>>(row + i * kLanes<S>, LoadRaw<Register<S>>(from + i * kLanes<S>));
+      });
+      continue;
+    }
     StoreElements<E>(row, from, count);
   }
 }
 
-// The rows of a block, of which `count` channels are there.
+// The rows of a block's channels, of which `count` are there, in some arrays of (T, width): where they
+// are, if that is as the loops want them, else in copies. Rows that are a power of two apart fall on
+// the same few lines of the first-level cache: of many arrays one wants copies.
 template <class E>
-void LoadBlocks(Scalar<E>* to, const void* from, const Rows& rows, int64_t width, int64_t channel,
-                int64_t count) {
+class BlockRows {
+ public:
   using S = Scalar<E>;
-  if (count < kBlock<S>) return LoadRows<E>(to, kBlock<S>, from, rows, width, channel, count);
-  const auto* row = static_cast<const Storage<E>*>(from) + rows.first * width + channel;
-  for (int64_t t = 0; t < rows.count; ++t, row += rows.step * width, to += kBlock<S>) {
-    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      StoreRaw(to + i * kLanes<S>, Load<E, kLanes<S>>(row + i * kLanes<S>));
-    });
+  BlockRows(const Rows& rows, int64_t width, int64_t channel, int64_t count, bool copy)
+      : rows_(rows),
+        width_(width),
+        channel_(channel),
+        count_(count),
+        in_place_(std::is_same_v<Storage<E>, S> && count == kBlock<S> && !copy) {}
+
+  int64_t pitch() const { return in_place_ ? rows_.step * width_ : kBlock<S>; }
+
+  const S* Load(const void* from, S* copy) const {
+    if (in_place_) return static_cast<const S*>(from) + rows_.first * width_ + channel_;
+    LoadRows<E>(copy, kBlock<S>, from, rows_, width_, channel_, count_);
+    return copy;
   }
-}
-template <class E>
-void StoreBlocks(void* to, const Scalar<E>* from, const Rows& rows, int64_t width, int64_t channel,
-                 int64_t count) {
-  using S = Scalar<E>;
-  if (count < kBlock<S>) return StoreRows<E>(to, from, kBlock<S>, rows, width, channel, count);
-  auto* row = static_cast<Storage<E>*>(to) + rows.first * width + channel;
-  for (int64_t t = 0; t < rows.count; ++t, row += rows.step * width, from += kBlock<S>) {
-    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      Store<E, kLanes<S>>(row + i * kLanes<S>, LoadRaw<Register<S>>(from + i * kLanes<S>));
-    });
+  S* Target(void* to, S* copy) const {
+    return in_place_ ? static_cast<S*>(to) + rows_.first * width_ + channel_ : copy;
   }
-}
+  void Store(void* to, const S* copy) const {
+    if (!in_place_) StoreRows<E>(to, copy, kBlock<S>, rows_, width_, channel_, count_);
+  }
+
+ private:
+  const Rows rows_;
+  const int64_t width_, channel_, count_;
+  const bool in_place_;
+};
 
 // The states (channel, n) of a block's channels as (n, lane), and back.
 template <class S>
@@ -175,11 +197,12 @@ struct Channels {
   S* limit;      // (lane): up to this |dt| no exponent leaves the range of PowerOfTwo
 };
 
-// The operands of one chunk.
+// The operands of one chunk: rows of lanes, `pitch` apart, and of states.
 template <class S>
 struct Steps {
-  const S *u, *dt;  // (t, lane)
-  const S *b, *c;   // (t, n)
+  const S *u, *dt;
+  int64_t pitch;
+  const S *b, *c;
   const uint8_t* cut;
   bool has_cut;
   int64_t count, states;
@@ -193,7 +216,7 @@ bool NeedsCare(const Steps<S>& steps, const Channels<S>& channels) {
   const Block<S> limit = Block<S>::Load(channels.limit);
   Bits within = ~Bits{};
   for (int64_t t = 0; t < steps.count; ++t) {
-    const Block<S> dt = Block<S>::Load(steps.dt + t * kBlock<S>);
+    const Block<S> dt = Block<S>::Load(steps.dt + t * steps.pitch);
     Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
       // False of NaN.
       within &= (dt.part[i] <= limit.part[i]) & (-dt.part[i] <= limit.part[i]);
@@ -228,14 +251,14 @@ template <class S, bool zoh, bool care, bool with_slope>
 
 // Runs over the chunk from the states `h` (n, lane), which it updates.
 template <class S, bool zoh, bool care>
-void ForwardBlock(const Channels<S>& channels, const Steps<S>& steps, S* h, S* y) {
+void ForwardBlock(Channels<S> channels, Steps<S> steps, S* h, S* y) {
   constexpr int N = kLanes<S>;
   using V = Register<S>;
   const Block<S> d = Block<S>::Load(channels.d);
   const int64_t states = steps.states;
   for (int64_t t = 0; t < steps.count; ++t) {
-    const Block<S> dt = Block<S>::Load(steps.dt + t * kBlock<S>);
-    const Block<S> u = Block<S>::Load(steps.u + t * kBlock<S>);
+    const Block<S> dt = Block<S>::Load(steps.dt + t * steps.pitch);
+    const Block<S> u = Block<S>::Load(steps.u + t * steps.pitch);
     const S *b = steps.b + t * states, *c = steps.c + t * states;
     const bool cut = care && steps.cut[t];
     Block<S> sum, x;
@@ -257,7 +280,7 @@ void ForwardBlock(const Channels<S>& channels, const Steps<S>& steps, S* h, S* y
         sum.part[i] += state * c_n;
       });
     }
-    sum.Store(y + t * kBlock<S>);
+    sum.Store(y + t * steps.pitch);
   }
 }
 
@@ -270,13 +293,13 @@ struct Tape {
 };
 
 template <class S, bool zoh, bool care>
-void Record(const Channels<S>& channels, const Steps<S>& steps, const Tape<S>& tape) {
+void Record(Channels<S> channels, Steps<S> steps, Tape<S> tape) {
   constexpr int N = kLanes<S>;
   using V = Register<S>;
   const int64_t states = steps.states, row = states * kBlock<S>;
   for (int64_t t = 0; t < steps.count; ++t) {
-    const Block<S> dt = Block<S>::Load(steps.dt + t * kBlock<S>);
-    const Block<S> u = Block<S>::Load(steps.u + t * kBlock<S>);
+    const Block<S> dt = Block<S>::Load(steps.dt + t * steps.pitch);
+    const Block<S> u = Block<S>::Load(steps.u + t * steps.pitch);
     const S* b = steps.b + t * states;
     const bool cut = care && steps.cut[t];
     const S* h = tape.h + t * row;
@@ -316,17 +339,17 @@ struct Cotangents {
 };
 
 template <class S, bool zoh, bool care>
-void BackwardBlock(const Channels<S>& channels, const Steps<S>& steps, const Tape<S>& tape,
-                   const Cotangents<S>& g) {
+void BackwardBlock(Channels<S> channels, Steps<S> steps, Tape<S> tape,
+                   Cotangents<S> g) {
   constexpr int N = kLanes<S>;
   using V = Register<S>;
   const Block<S> d = Block<S>::Load(channels.d);
   Block<S> dd = Block<S>::Load(g.dd);
   const int64_t states = steps.states, row = states * kBlock<S>;
   for (int64_t t = steps.count - 1; t >= 0; --t) {
-    const Block<S> dt = Block<S>::Load(steps.dt + t * kBlock<S>);
-    const Block<S> u = Block<S>::Load(steps.u + t * kBlock<S>);
-    const Block<S> g_y = Block<S>::Load(g.g_y + t * kBlock<S>);
+    const Block<S> dt = Block<S>::Load(steps.dt + t * steps.pitch);
+    const Block<S> u = Block<S>::Load(steps.u + t * steps.pitch);
+    const Block<S> g_y = Block<S>::Load(g.g_y + t * steps.pitch);
     const S *b = steps.b + t * states, *c = steps.c + t * states;
     S *db = g.db + t * states * N, *dc = g.dc + t * states * N;
     const S *h = tape.h + t * row, *e = tape.e + t * row;
@@ -376,8 +399,8 @@ void BackwardBlock(const Channels<S>& channels, const Steps<S>& steps, const Tap
       if constexpr (!zoh) ddt.part[i] += through_b.part[i] * u.part[i];
       dd.part[i] += g_y.part[i] * u.part[i];
     });
-    du.Store(g.du + t * kBlock<S>);
-    ddt.Store(g.ddt + t * kBlock<S>);
+    du.Store(g.du + t * steps.pitch);
+    ddt.Store(g.ddt + t * steps.pitch);
   }
   dd.Store(g.dd);
 }
@@ -490,12 +513,13 @@ void Forward(const Extents& x, const ForwardEntry& entry, int64_t begin, int64_t
     LoadRows<E>(c, x.states, entry.c, rows, x.states, 0, x.states);
     const bool has_cut = LoadFlags(cut, entry.reset, rows);
     for_blocks([&](int64_t i, int64_t channel, int64_t count) {
-      LoadBlocks<E>(u, entry.u, rows, x.channels, channel, count);
-      LoadBlocks<E>(dt, entry.dt, rows, x.channels, channel, count);
-      StoreBlocks<State>(entry.starts, h + i * row, states_of_chunk, x.channels, channel, count);
-      const Steps<S> steps{u, dt, b, c, cut, has_cut, rows.count, x.states};
-      kForward.of[x.zoh][NeedsCare(steps, channels[i])](channels[i], steps, h + i * row, y);
-      StoreBlocks<E>(entry.y, y, rows, x.channels, channel, count);
+      const BlockRows<E> of(rows, x.channels, channel, count, false);
+      StoreRows<State>(entry.starts, h + i * row, kBlock<S>, states_of_chunk, x.channels, channel,
+                       count);
+      const Steps<S> steps{of.Load(entry.u, u), of.Load(entry.dt, dt), of.pitch(), b, c, cut, has_cut, rows.count, x.states};
+      kForward.of[x.zoh][NeedsCare(steps, channels[i])](channels[i], steps, h + i * row,
+                                                            of.Target(entry.y, y));
+      of.Store(entry.y, y);
     });
   }
   for_blocks([&](int64_t i, int64_t channel, int64_t count) {
@@ -571,18 +595,18 @@ void Backward(const Extents& x, const BackwardEntry& entry, int64_t begin, int64
     Clear(db_lanes, rows.count * x.states * N);
     Clear(dc_lanes, rows.count * x.states * N);
     for_blocks([&](int64_t i, int64_t channel, int64_t count) {
-      LoadBlocks<E>(u, entry.u, rows, x.channels, channel, count);
-      LoadBlocks<E>(dt, entry.dt, rows, x.channels, channel, count);
-      LoadBlocks<E>(g_y, entry.g_y, rows, x.channels, channel, count);
-      LoadBlocks<State>(tape.h, entry.starts, states_of_chunk, x.channels, channel, count);
-      const Steps<S> steps{u, dt, b, c, cut, has_cut, rows.count, x.states};
+      const BlockRows<E> of(rows, x.channels, channel, count, true);
+      LoadRows<State>(tape.h, kBlock<S>, entry.starts, states_of_chunk, x.channels, channel,
+                      count);
+      const Steps<S> steps{of.Load(entry.u, u), of.Load(entry.dt, dt), of.pitch(), b, c, cut, has_cut, rows.count, x.states};
       const bool care = NeedsCare(steps, channels[i]);
       kRecord.of[x.zoh][care](channels[i], steps, tape);
       kBackward.of[x.zoh][care](
           channels[i], steps, tape,
-          {state + i * row, da + i * row, dd + i * kBlock<S>, g_y, du, ddt, db_lanes, dc_lanes});
-      StoreBlocks<E>(entry.du, du, rows, x.channels, channel, count);
-      StoreBlocks<E>(entry.ddt, ddt, rows, x.channels, channel, count);
+          {state + i * row, da + i * row, dd + i * kBlock<S>, of.Load(entry.g_y, g_y),
+           of.Target(entry.du, du), of.Target(entry.ddt, ddt), db_lanes, dc_lanes});
+      of.Store(entry.du, du);
+      of.Store(entry.ddt, ddt);
     });
     for (int64_t i = 0; i < rows.count * x.states; ++i) {
       db[i] = SumLanes<State, N>(LoadRaw<Register<S>>(db_lanes + i * N));
