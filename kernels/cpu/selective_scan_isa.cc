@@ -405,6 +405,43 @@ void BackwardBlock(Channels<S> channels, Steps<S> steps, Tape<S> tape,
   dd.Store(g.dd);
 }
 
+// ---- sums over lanes --------------------------------------------------------------------------
+
+// Groups of 2 w lanes of two registers, each folded to w lanes: the first group of `a`, that of `b`,
+// the second one of `a`, and so on.
+template <int w, class V, int... I>
+[[gnu::always_inline]] inline V Fold(V a, V b, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(a, b, (I / w % 2 * n + I / w / 2 * 2 * w + I % w)...) +
+         __builtin_shufflevector(a, b, (I / w % 2 * n + I / w / 2 * 2 * w + w + I % w)...);
+}
+
+// Lane i is the sum over the lanes of register i of the kLanes registers at `p`, added up in the order
+// of SumLanes.
+template <class S, int stride = 1>
+[[gnu::always_inline]] inline Register<S> SumEach(const S* p) {
+  // Of the registers at a distance of `stride`: folding takes them apart into even and odd ones.
+  constexpr int n = kLanes<S>;
+  constexpr auto lanes = std::make_integer_sequence<int, n>();
+  if constexpr (stride == n) {
+    return LoadRaw<Register<S>>(p);
+  } else {
+    return Fold<stride>(SumEach<S, 2 * stride>(p), SumEach<S, 2 * stride>(p + stride * n), lanes);
+  }
+}
+
+// to[i] is the sum over the lanes of register i.
+template <class S>
+void SumRegisters(S* to, const S* from, int64_t count) {
+  constexpr int N = kLanes<S>;
+  using State = std::conditional_t<sizeof(S) == 4, F32, F64>;
+  int64_t i = 0;
+  for (; i + N <= count; i += N) StoreRaw(to + i, SumEach<S>(from + i * N));
+  for (; i < count; ++i) {
+    StoreRaw(to + i, SumLanes<State, N>(LoadRaw<Register<S>>(from + i * N)));
+  }
+}
+
 // ---- some channels of a batch entry ----------------------------------------------------------
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -533,7 +570,7 @@ int64_t BackwardBytes(const Extents& x, int64_t channels) {
   const int64_t blocks = CeilDiv(channels, kBlock<S>), row = x.states * kBlock<S>;
   return AllChannels<S>::Bytes(x, blocks) + 2 * Arena::Bytes<S>(blocks * row) +
          Arena::Bytes<S>(blocks * kBlock<S>) + Arena::Bytes<S>((x.chunk + 1) * row) +
-         3 * Arena::Bytes<S>(x.chunk * row) + 5 * Arena::Bytes<S>(x.chunk * kBlock<S>) +
+         (x.zoh ? 3 : 1) * Arena::Bytes<S>(x.chunk * row) + 5 * Arena::Bytes<S>(x.chunk * kBlock<S>) +
          2 * Arena::Bytes<S>(x.chunk * x.states * kLanes<S>) +
          4 * Arena::Bytes<S>(x.chunk * x.states) + Arena::Bytes<uint8_t>(x.chunk);
 }
@@ -560,8 +597,8 @@ void Backward(const Extents& x, const BackwardEntry& entry, int64_t begin, int64
   Tape<S> tape;
   tape.h = arena.Take<S>((x.chunk + 1) * row);
   tape.e = arena.Take<S>(x.chunk * row);
-  tape.weight = arena.Take<S>(x.chunk * row);
-  tape.slope = arena.Take<S>(x.chunk * row);
+  tape.weight = x.zoh ? arena.Take<S>(x.chunk * row) : nullptr;
+  tape.slope = x.zoh ? arena.Take<S>(x.chunk * row) : nullptr;
   S* u = arena.Take<S>(x.chunk * kBlock<S>);
   S* dt = arena.Take<S>(x.chunk * kBlock<S>);
   S* g_y = arena.Take<S>(x.chunk * kBlock<S>);
@@ -608,10 +645,8 @@ void Backward(const Extents& x, const BackwardEntry& entry, int64_t begin, int64
       of.Store(entry.du, du);
       of.Store(entry.ddt, ddt);
     });
-    for (int64_t i = 0; i < rows.count * x.states; ++i) {
-      db[i] = SumLanes<State, N>(LoadRaw<Register<S>>(db_lanes + i * N));
-      dc[i] = SumLanes<State, N>(LoadRaw<Register<S>>(dc_lanes + i * N));
-    }
+    SumRegisters(db, db_lanes, rows.count * x.states);
+    SumRegisters(dc, dc_lanes, rows.count * x.states);
     const auto store = entry.partial ? StoreRows<State> : StoreRows<E>;
     store(entry.db, db, x.states, rows, x.states, 0, x.states);
     store(entry.dc, dc, x.states, rows, x.states, 0, x.states);
@@ -627,11 +662,19 @@ void Backward(const Extents& x, const BackwardEntry& entry, int64_t begin, int64
 
 template <class E>
 void Reduce(void* to, const void* from, int64_t count, int64_t terms) {
+  constexpr int N = kLanes<Scalar<E>>;
   const auto* term = static_cast<const Scalar<E>*>(from);
-  for (int64_t i = 0; i < count; ++i) {
+  auto* sums = static_cast<Storage<E>*>(to);
+  int64_t i = 0;
+  for (; i + N <= count; i += N) {
+    auto sum = LoadRaw<Lanes<E, N>>(term + i);
+    for (int64_t k = 1; k < terms; ++k) sum += LoadRaw<Lanes<E, N>>(term + k * count + i);
+    Store<E, N>(sums + i, sum);
+  }
+  for (; i < count; ++i) {
     Scalar<E> sum = term[i];
     for (int64_t k = 1; k < terms; ++k) sum += term[k * count + i];
-    Store<E, 1>(static_cast<Storage<E>*>(to) + i, sum);
+    Store<E, 1>(sums + i, sum);
   }
 }
 

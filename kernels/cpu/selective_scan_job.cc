@@ -25,6 +25,9 @@ const Loops& LoopsOf(Dtype dtype) {
 // Below this many exponentials one thread is done about when another would have started.
 constexpr int64_t kSerialWork = 1 << 14;
 
+// Tasks for each thread, to even out their speeds. Backward, every one has sums of its own.
+constexpr int64_t kForwardTasks = 4;
+
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // An array, and how many elements of `bytes` each it has for a batch entry.
@@ -36,7 +39,7 @@ struct Operand {
 
 class EntryJob : public Job {
  public:
-  EntryJob(const Extents& extents, int64_t threads)
+  EntryJob(const Extents& extents, int64_t threads, int64_t tasks_per_thread)
       : extents_(extents),
         loops_(LoopsOf(extents.dtype)),
         batch_(extents.batch, extents.batch + extents.batch_rank) {
@@ -44,7 +47,8 @@ class EntryJob : public Job {
     const int64_t work = extents.steps * extents.channels * extents.states;
     const int64_t blocks = CeilDiv(extents.channels, loops_.lanes);
     const bool alone = threads <= 1 || entries_ * work < kSerialWork || entries_ == 0;
-    const int64_t groups = alone ? 1 : CeilDiv(threads, std::min(entries_, threads));
+    const int64_t tasks = threads * tasks_per_thread;
+    const int64_t groups = alone ? 1 : CeilDiv(tasks, std::min(entries_, tasks));
     const int64_t blocks_per_group = CeilDiv(blocks, std::max<int64_t>(1, std::min(groups, blocks)));
     group_channels_ = std::max<int64_t>(blocks_per_group, 1) * loops_.lanes;
     groups_ = std::max<int64_t>(CeilDiv(extents.channels, group_channels_), 1);
@@ -82,9 +86,9 @@ class EntryJob : public Job {
   template <class Run>
   static void WithWorkspace(int64_t bytes, const Run& run) {
     constexpr uintptr_t kLine = 64;
-    std::vector<char> memory(bytes + kLine);
-    const auto at = reinterpret_cast<uintptr_t>(memory.data());
-    run(memory.data() + ((kLine - at % kLine) % kLine));
+    const std::unique_ptr<char[]> memory(new char[bytes + kLine]);
+    const auto at = reinterpret_cast<uintptr_t>(memory.get());
+    run(memory.get() + (kLine - at % kLine) % kLine);
   }
 
   int64_t Begin(int64_t task) const { return task % groups_ * group_channels_; }
@@ -101,7 +105,7 @@ class EntryJob : public Job {
 class ForwardJob : public EntryJob {
  public:
   ForwardJob(const Scan& scan, int64_t threads)
-      : EntryJob(scan.extents, threads),
+      : EntryJob(scan.extents, threads, kForwardTasks),
         u_(Of(scan.u, inputs())),
         dt_(Of(scan.dt, inputs())),
         a_(Of(scan.a, all_states())),
@@ -139,7 +143,7 @@ class ForwardJob : public EntryJob {
 class BackwardJob : public EntryJob {
  public:
   BackwardJob(const Backward& backward, int64_t threads)
-      : EntryJob(backward.extents, threads),
+      : EntryJob(backward.extents, threads, 1),
         g_last_(Of(backward.g_last, all_states())),
         g_y_(Of(backward.g_y, inputs())),
         u_(Of(backward.u, inputs())),
@@ -158,7 +162,7 @@ class BackwardJob : public EntryJob {
         dd_(Of(backward.dd, extents_.channels * state())),
         dh0_(Of(backward.dh0, all_states())) {
     // Groups of channels share b and c: each has its own sums.
-    if (groups_ > 1) partial_.resize(2 * tasks_ * partial_bytes());
+    if (groups_ > 1) partial_.reset(new char[2 * tasks_ * partial_bytes()]);
   }
 
   void Run(int64_t task) override {
@@ -182,8 +186,8 @@ class BackwardJob : public EntryJob {
                          At(dc_, entry),
                          groups_ > 1};
     if (groups_ > 1) {
-      arrays.db = partial_.data() + task * partial_bytes();
-      arrays.dc = partial_.data() + (tasks_ + task) * partial_bytes();
+      arrays.db = partial_.get() + task * partial_bytes();
+      arrays.dc = partial_.get() + (tasks_ + task) * partial_bytes();
     }
     WithWorkspace(loops_.backward_bytes(extents_, group_channels_), [&](void* workspace) {
       loops_.backward(extents_, arrays, Begin(task), End(task), workspace);
@@ -194,7 +198,7 @@ class BackwardJob : public EntryJob {
     if (groups_ == 1) return;
     const int64_t count = extents_.steps * extents_.states;
     for (int64_t entry = 0; entry < entries_; ++entry) {
-      const char* db = partial_.data() + entry * groups_ * partial_bytes();
+      const char* db = partial_.get() + entry * groups_ * partial_bytes();
       loops_.reduce(At(db_, entry), db, count, groups_);
       loops_.reduce(At(dc_, entry), db + tasks_ * partial_bytes(), count, groups_);
     }
@@ -205,7 +209,7 @@ class BackwardJob : public EntryJob {
 
   const Operand g_last_, g_y_, u_, dt_, a_, b_, c_, d_, reset_, starts_;
   const Operand du_, ddt_, da_, db_, dc_, dd_, dh0_;
-  std::vector<char> partial_;
+  std::unique_ptr<char[]> partial_;
 };
 
 }  // namespace
