@@ -10,6 +10,7 @@ from fastscan.attention import AttentionState, linear_attention
 from fastscan.dispatch import explain, export_checks, implementations
 from fastscan.linear import linear_scan
 from fastscan.memory import keep_freed_memory
+from fastscan.selective import selective_scan
 
 # An exported program calls the native handlers without tracing anything first, so they have to be
 # registered once fastscan is imported.
@@ -24,4 +25,5 @@ __all__ = [
     "linear_attention",
     "linear_scan",
     "reference",
+    "selective_scan",
 ]

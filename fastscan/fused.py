@@ -18,7 +18,7 @@ has extent 1 where it is summed over the batch (`wanted`), whether or not its op
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,7 +45,7 @@ PRIMITIVES = (scan_p, tangent_p, backward_p)
 
 def call(
     family: str,
-    operands: dict[str, Array | None],
+    operands: Mapping[str, Array | None],
     options: dict[str, Any],
     implementation: tuple[str, ...] | None,
     *,

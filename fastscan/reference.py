@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from fastscan.attention import AttentionState
 
@@ -29,7 +30,7 @@ def linear_scan(
     Raises:
         RuntimeError: x64 is off, so that there is no float64.
     """
-    dtype = _double(jnp.promote_types(jnp.result_type(a, x), jnp.float64))
+    dtype = _double(a, x)
     x = jnp.asarray(x, dtype)
     axis = axis % x.ndim
     a = jnp.moveaxis(jnp.broadcast_to(jnp.asarray(a, dtype), x.shape), axis, 0)
@@ -68,7 +69,7 @@ def linear_attention(
     Raises:
         RuntimeError: x64 is off, so that there is no float64.
     """
-    double = _double(jnp.float64)
+    double = _double(q, k, v)
     q, k, v = (jnp.asarray(x, double) for x in (q, k, v))
     rank, steps = k.ndim, k.shape[-2]
     S0, z0 = S0 if normalize and S0 is not None else (S0, None)
@@ -113,8 +114,73 @@ def linear_attention(
     return AttentionState(S, z) if normalize else S, jnp.moveaxis(y, 0, len(batch))
 
 
-def _double(dtype: DTypeLike) -> Any:
-    """`dtype`, if JAX has it."""
+def selective_scan(
+    u: ArrayLike,
+    dt: ArrayLike,
+    A: ArrayLike,
+    B: ArrayLike,
+    C: ArrayLike,
+    D: ArrayLike | None = None,
+    h0: ArrayLike | None = None,
+    *,
+    discretization: str = "euler",
+    reset: ArrayLike | None = None,
+    reverse: bool = False,
+) -> tuple[Array, Array]:
+    """h[t] = exp(dt[t] A) h[t-1] + Bbar[t] u[t], y[t] = C[t] h[t] + D u[t].
+
+    In float64 or complex128; arguments as `fastscan.selective_scan`.
+
+    Raises:
+        RuntimeError: x64 is off, so that there is no float64.
+    """
+    states = (A, B, C) if h0 is None else (A, B, C, h0)
+    dtype = _double(*states)
+    u, dt = jnp.asarray(u, jnp.float64), jnp.asarray(dt, jnp.float64)
+    A, B, C = (jnp.asarray(v, dtype) for v in (A, B, C))
+    D = jnp.zeros(u.shape[-1]) if D is None else jnp.asarray(D, jnp.float64)
+    h0 = jnp.zeros(A.shape[-2:]) if h0 is None else jnp.asarray(h0)
+    reset = jnp.zeros(u.shape[-2], bool) if reset is None else jnp.asarray(reset)
+    batch = jnp.broadcast_shapes(
+        *(v.shape[:-2] for v in (u, dt, A, B, C, h0)), D.shape[:-1], reset.shape[:-1]
+    )
+    steps, d = u.shape[-2:]
+    n = A.shape[-1]
+
+    # Axes (T, batch..., d, N) from here on.
+    def over_time(v: Array, *shape: int) -> Array:
+        return jnp.moveaxis(jnp.broadcast_to(v, (*batch, steps, *shape)), len(batch), 0)
+
+    u, dt = over_time(u, d)[..., None], over_time(dt, d)[..., None]
+    B, C = over_time(B, n)[..., None, :], over_time(C, n)[..., None, :]
+    reset = over_time(reset)[..., None, None]
+    A, h0 = jnp.broadcast_to(A, (*batch, d, n)), jnp.broadcast_to(h0, (*batch, d, n)).astype(dtype)
+    D = jnp.broadcast_to(D, (*batch, d))
+
+    def step(h: Array, at_t: tuple[Array, ...]) -> tuple[Array, Array]:
+        u_t, dt_t, B_t, C_t, reset_t = at_t
+        weight = dt_t
+        if discretization == "zoh":
+            # By its series where A is next to zero: there the quotient's derivative is lost.
+            z = dt_t * A
+            near = jnp.abs(z) < 1e-2
+            small, A_far = jnp.where(near, z, 0), jnp.where(near, 1, A)
+            series = 1 + small / 2 * (1 + small / 3 * (1 + small / 4 * (1 + small / 5)))
+            series = series + small**5 / 720 + small**6 / 5040
+            weight = jnp.where(near, dt_t * series, jnp.expm1(dt_t * A_far) / A_far)
+        # The inner selects keep NaN out of the gradient of the branch that is not taken.
+        decay = jnp.exp(jnp.where(reset_t, 0, dt_t * A))
+        past = jnp.where(reset_t, 0, decay * jnp.where(reset_t, 0, h))
+        h = past + weight * B_t * u_t
+        return h, jnp.sum(C_t * h, -1) + D * u_t[..., 0]
+
+    h_last, y = lax.scan(step, h0, (u, dt, B, C, reset), reverse=reverse)
+    return h_last, jnp.moveaxis(y, 0, len(batch))
+
+
+def _double(*arrays: ArrayLike) -> np.dtype:
+    """float64 or complex128, as the arrays are real or complex."""
+    dtype = np.dtype(jnp.promote_types(jnp.result_type(*arrays), jnp.float64))
     if jnp.zeros((), dtype).dtype != dtype:
         raise RuntimeError(
             "The oracle computes in float64, which is off: run with JAX_ENABLE_X64=1, or inside "
@@ -123,4 +189,4 @@ def _double(dtype: DTypeLike) -> Any:
     return dtype
 
 
-__all__ = ["linear_attention", "linear_scan"]
+__all__ = ["linear_attention", "linear_scan", "selective_scan"]

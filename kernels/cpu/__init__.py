@@ -22,6 +22,8 @@ TARGETS = (
     "fastscan_linear_adjoint",
     "fastscan_attention_scan",
     "fastscan_attention_backward",
+    "fastscan_selective_scan",
+    "fastscan_selective_backward",
 )
 """The custom calls that a compiled program makes, and the symbols behind them."""
 

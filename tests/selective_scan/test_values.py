@@ -1,0 +1,127 @@
+"""Values and all cotangents of every implementation against the oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fastscan
+from tests.helpers import FALLBACKS, marks, every_implementation
+from tests.selective_scan.problems import Problem, apply, check, outputs_and_vjp
+
+# Lengths around those of a chunk, extents around those of a register.
+TABLE = (
+    Problem(130, 5, 3, reset="random"),
+    Problem(130, 33, 16, (2,), discretization="zoh"),
+    Problem(17, 8, 4, (2, 3), batch=(("A", (3,)), ("B", ()), ("D", (2, 1))), reset="first"),
+    Problem(17, 5, 3, reset="last", reverse=True, discretization="zoh"),
+    Problem(2, 1, 1, (3,), optional=False),
+    Problem(1, 20, 2, reset="all"),
+    Problem(0, 4, 3),
+)
+MORE = (
+    Problem(130, 5, 3, reset="random", reverse=True, discretization="zoh"),
+    Problem(65, 70, 1, (3,), reset="random", batch=(("dt", ()), ("reset", ()), ("h0", ()))),
+    Problem(40, 16, 17, (2,), batch=(("u", ()), ("C", ()), ("A", (2,)))),
+    Problem(40, 17, 16, (3,), reset="all", reverse=True, batch=(("A", (3,)), ("D", (3,)))),
+    Problem(3, 64, 40, discretization="zoh", optional=False),
+    Problem(17, 0, 3),
+    Problem(17, 3, 0),
+    Problem(17, 3, 2, (0,)),
+)
+
+
+def table(*names, problems, dtypes):
+    return pytest.mark.parametrize(
+        ("implementation", "dtype", "problem"),
+        [
+            pytest.param(name, t, p, id=f"{name or 'automatic'}-{t}-{p}", marks=marks(name))
+            for name in names
+            for t in dtypes
+            for p in problems
+        ],
+    )
+
+
+@table("cpu", problems=(*TABLE, *MORE), dtypes=("float32", "float64"))
+def test_native(implementation, dtype, problem):
+    check(implementation, problem, dtype)
+
+
+@table(*FALLBACKS, problems=TABLE, dtypes=("float64",))
+def test_fallbacks(implementation, dtype, problem):
+    check(implementation, problem, dtype)
+
+
+@table(None, "scan", problems=TABLE[:1], dtypes=("float32", "bfloat16", "float16"))
+def test_dtypes(implementation, dtype, problem):
+    check(implementation, problem, dtype)
+
+
+@table(None, "associative", problems=(TABLE[0], TABLE[3]), dtypes=("float32",))
+def test_complex(implementation, dtype, problem):
+    check(implementation, problem, dtype, ("A", "B", "C"))
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C", "h0"])
+def test_any_complex_operand_makes_the_recurrence_complex(name):
+    check(None, Problem(4, 2, 3), "float64", (name,))
+
+
+@every_implementation
+def test_zoh_tends_to_euler_where_nothing_decays(implementation):
+    problem = Problem(9, 4, 3)
+    arguments = problem.arguments("float64") | {"A": jnp.zeros((4, 3))}
+    euler = apply(implementation, arguments)
+    zoh = apply(implementation, arguments, discretization="zoh")
+    jax.tree.map(np.testing.assert_allclose, zoh, euler)
+
+
+def test_a_conjugate_pair_of_states_is_twice_the_real_part_of_one():
+    problem = Problem(12, 3, 2, optional=False)
+    arguments = problem.arguments("float64", ("A", "B", "C"))
+    pairs = {
+        name: jnp.concatenate([arguments[name], arguments[name].conj()], -1)
+        for name in ("A", "B", "C")
+    }
+    _, both = fastscan.selective_scan(**(arguments | pairs))
+    _, one = fastscan.selective_scan(**arguments)
+    np.testing.assert_allclose(both, 2 * one.real, atol=1e-12)
+
+
+@every_implementation
+def test_outputs_join_where_time_is_cut(implementation):
+    arguments = Problem(40, 3, 2).arguments("float64")
+    h_last, y = apply(implementation, arguments)
+
+    def part(where, h0):
+        rows = {name: arguments[name][where] for name in ("u", "dt", "B", "C")}
+        return apply(implementation, {**arguments, **rows, "h0": h0})
+
+    h, first = part(slice(0, 23), arguments["h0"])
+    h, second = part(slice(23, None), h)
+    np.testing.assert_allclose(h, h_last, atol=1e-12)
+    np.testing.assert_allclose(jnp.concatenate([first, second]), y, atol=1e-12)
+
+
+@every_implementation
+def test_decays_that_underflow_and_overflow(implementation):
+    """exp(-inf) is 0 and exp(0) is 1, exactly; what grows beyond all bounds is infinite."""
+    ones = jnp.ones((3, 4), jnp.float32)
+    A = jnp.array([[-np.inf], [-1e4], [0.0], [200.0]], jnp.float32)
+    h_last, y = apply(
+        implementation,
+        dict(u=0 * ones, dt=ones, A=A, B=ones[:, :1], C=ones[:, :1], h0=jnp.ones((4, 1), "f4")),
+    )
+    np.testing.assert_array_equal(h_last[:, 0], [0.0, 0.0, 1.0, np.inf])
+    np.testing.assert_array_equal(y[0], [0.0, 0.0, 1.0, np.inf])
+
+
+def test_gradients_of_one_program_are_the_same_bits_on_every_run():
+    problem = Problem(200, 40, 5, (4,), reset="random")
+    arguments = problem.arguments("float32")
+    types = jax.eval_shape(lambda a: apply("scan", a), arguments)
+    cotangents = problem.cotangents(types)
+    first, second = (outputs_and_vjp(None, problem, arguments, cotangents) for _ in range(2))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
