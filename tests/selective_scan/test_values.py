@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastscan
-from tests.helpers import FALLBACKS, marks, every_implementation
+from tests.helpers import FALLBACKS, every_implementation, marks
 from tests.selective_scan.problems import Problem, apply, check, outputs_and_vjp
 
 # Lengths around those of a chunk, extents around those of a register.
