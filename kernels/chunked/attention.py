@@ -7,7 +7,7 @@ recurrence from the state S before the chunk gives
 
 where G[t] / G[s] stands for the product of the decays after s up to t, and nothing is divided.
 Without the delta rule u is v. With it, u[s] = beta[s] (v[s] - k[s] Z[s]) is the solution of a
-triangular system (the UT transform; Yang et al. 2024, arXiv:2406.06484):
+unit triangular system (the UT transform; Yang et al. 2024, arXiv:2406.06484):
 
     u[t] + beta[t] sum_{s < t} (k[t] (G[t] / G[s]) k[s]) u[s] = beta[t] (v[t] - k[t] G[t] S).
 """
@@ -23,9 +23,11 @@ from fastscan.kernels import attention
 from fastscan.kernels.attention import CHUNK, Steps
 from fastscan.kernels.case import FusedCase
 
-# Decays of their own for every key make the weights of a block an array of its steps squared times
-# the keys.
-_BLOCK = 16
+# A chunk is cut into blocks where their work grows with more than their steps: the delta rule
+# inverts a matrix of steps by steps, and decays of their own for every key give its entries an axis
+# of keys.
+_DELTA_BLOCK = 32
+_KEY_BLOCK = 16
 
 # exp of this is zero in any dtype, and the sum of a chunk of them finite.
 _LOG_ZERO = -1e30
@@ -77,6 +79,24 @@ def _weights(steps: Steps, visible: Array, first: Array) -> tuple[Array, Array]:
     )
 
 
+def _inverse(A: Array) -> Array:
+    """(I + A)^-1 of a strictly lower triangular A.
+
+    From the inverses X_1, X_2 of neighbouring blocks on the diagonal follows that of both together,
+    [[X_1, 0], [-X_2 A_21 X_1, X_2]], until they are one. Powers of A would do with fewer products,
+    but cancel.
+    """
+    count = A.shape[-1]
+    X = jnp.eye(count, dtype=A.dtype)
+    size = 1
+    while size < count:
+        block = jnp.arange(count) // size
+        lower = (block[:, None] == block + 1) & (block % 2 == 0)
+        X = X - _matmul(X, _matmul(jnp.where(lower, A, 0), X))
+        size *= 2
+    return X
+
+
 def _block(S: Array, steps: Steps) -> tuple[Array, Array]:
     """The state after some steps, and their y. All operands and S are finite."""
     q, k, v = (steps[name].astype(S.dtype) for name in ("q", "k", "v"))
@@ -102,11 +122,7 @@ def _block(S: Array, steps: Steps) -> tuple[Array, Array]:
     if "beta" in steps:
         beta = steps["beta"][..., None]
         rest = beta * (v - _matmul(k * start, S))
-        system = beta * jnp.tril(scores(k), -1)
-        system = jnp.broadcast_to(system, (*rest.shape[:-2], count, count))
-        u = lax.linalg.triangular_solve(
-            system, rest, left_side=True, lower=True, unit_diagonal=True
-        )
+        u = _matmul(_inverse(beta * jnp.tril(scores(k), -1)), rest)
     y = _matmul(q * start, S) + _matmul(scores(q), u)
     end = _transpose(k * between[..., -1, :, :])
     S = start[..., -1, :, None] * S + _matmul(end, u)
@@ -114,13 +130,16 @@ def _block(S: Array, steps: Steps) -> tuple[Array, Array]:
 
 
 def _chunk(S: Array, steps: Steps) -> tuple[Array, Array]:
-    """A chunk in one block, or in several where the decays are many."""
-    if "log_decay" not in steps or steps["log_decay"].shape[-1] == 1:
+    """A chunk in one block or in several."""
+    block = _DELTA_BLOCK if "beta" in steps else CHUNK
+    if "log_decay" in steps and steps["log_decay"].shape[-1] > 1:
+        block = _KEY_BLOCK
+    if block == CHUNK:
         return _block(S, steps)
     axis = S.ndim - 2
 
     def blocks(x: Array) -> Array:
-        x = x.reshape(*x.shape[:axis], CHUNK // _BLOCK, _BLOCK, *x.shape[axis + 1 :])
+        x = x.reshape(*x.shape[:axis], CHUNK // block, block, *x.shape[axis + 1 :])
         return jnp.moveaxis(x, axis, 0)
 
     S, y = lax.scan(_block, S, {name: blocks(x) for name, x in steps.items()})

@@ -3,6 +3,7 @@
 // Of the operands, decay, beta and reset may be left out; the attributes say which are there.
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "handler.h"
