@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastscan
-from tests.helpers import FALLBACKS, every_implementation, marks
+from tests.helpers import FALLBACKS, every_implementation, marks_of
 from tests.selective_scan.problems import Problem, apply, check, outputs_and_vjp
 
 # Lengths around those of a chunk, extents around those of a register.
@@ -35,7 +35,7 @@ def table(*names, problems, dtypes):
     return pytest.mark.parametrize(
         ("implementation", "dtype", "problem"),
         [
-            pytest.param(name, t, p, id=f"{name or 'automatic'}-{t}-{p}", marks=marks(name))
+            pytest.param(name, t, p, id=f"{name or 'automatic'}-{t}-{p}", marks=marks_of(name))
             for name in names
             for t in dtypes
             for p in problems
