@@ -1,6 +1,7 @@
 """fastscan: linear recurrences for JAX with kernels of their own.
 
     h_last, h = fastscan.linear_scan(a, x, h0, reset=reset, axis=0)
+    H_last, H = fastscan.matrix_scan(A, X, H0, reset=reset, axis=0)
 
 `docs/architecture.md` shows the way from a call to its kernel.
 """
@@ -8,6 +9,7 @@
 from fastscan import reference
 from fastscan.dispatch import explain, export_checks, implementations
 from fastscan.linear import linear_scan
+from fastscan.matrix import HouseholderProduct, LowRank, matrix_scan
 from fastscan.memory import keep_freed_memory
 
 # An exported program calls the native handlers without tracing anything first, so they have to be
@@ -15,10 +17,13 @@ from fastscan.memory import keep_freed_memory
 implementations()
 
 __all__ = [
+    "HouseholderProduct",
+    "LowRank",
     "explain",
     "export_checks",
     "implementations",
     "keep_freed_memory",
     "linear_scan",
+    "matrix_scan",
     "reference",
 ]
