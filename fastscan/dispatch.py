@@ -83,7 +83,7 @@ def implementations() -> dict[str, Implementation]:
             "cpu",
             "native kernels, C++",
             ("cpu",),
-            ("linear",),
+            ("linear", "matrix"),
             "fastscan.kernels.cpu",
             cpu.missing(),
         ),

@@ -16,7 +16,13 @@ _FOLDER = pathlib.Path(__file__).parent
 _LIBRARY = _FOLDER / "libfastscan_cpu.so"
 _BUILD_ERROR = _FOLDER / "build_error.txt"
 
-TARGETS = ("fastscan_linear_scan", "fastscan_linear_backward", "fastscan_linear_adjoint")
+TARGETS = (
+    "fastscan_linear_scan",
+    "fastscan_linear_backward",
+    "fastscan_linear_adjoint",
+    "fastscan_matrix_scan",
+    "fastscan_matrix_backward",
+)
 """The custom calls that a compiled program makes, and the symbols behind them."""
 
 

@@ -1,0 +1,724 @@
+// The loops of `matrix_scan_loops.h` for the instruction set that this file is compiled for, under
+// the namespace FASTSCAN_ISA.
+#include "matrix_scan_loops.h"
+#include "vector.h"
+
+namespace fastscan::matrix {
+namespace {
+
+// A number in each of N lanes: one vector, or two for the real and the imaginary parts.
+template <class E, int N>
+struct Number {
+  using S = typename E::Scalar;
+  using V = Vector<S, N>;
+  static constexpr int P = E::kParts;
+  V part[P];
+};
+
+template <class E, int N>
+[[gnu::always_inline]] inline Number<E, N> LoadNumber(const typename E::Scalar* p) {
+  Number<E, N> x;
+  Unroll<E::kParts>([&](auto i) __attribute__((always_inline)) {
+    x.part[i] = LoadRaw<typename Number<E, N>::V>(p + i * N);
+  });
+  return x;
+}
+template <class E, int N>
+[[gnu::always_inline]] inline void StoreNumber(typename E::Scalar* p, const Number<E, N>& x) {
+  Unroll<E::kParts>([&](auto i) __attribute__((always_inline)) { StoreRaw(p + i * N, x.part[i]); });
+}
+template <class E, int N>
+[[gnu::always_inline]] inline void Add(Number<E, N>& x, const Number<E, N>& y) {
+  Unroll<E::kParts>([&](auto i) __attribute__((always_inline)) { x.part[i] += y.part[i]; });
+}
+// x += a y and x -= a y.
+template <class E, int N>
+[[gnu::always_inline]] inline void AddProduct(Number<E, N>& x, const Number<E, N>& a,
+                                              const Number<E, N>& y) {
+  x.part[0] += a.part[0] * y.part[0];
+  if constexpr (E::kParts == 2) {
+    x.part[0] -= a.part[1] * y.part[1];
+    x.part[1] += a.part[0] * y.part[1];
+    x.part[1] += a.part[1] * y.part[0];
+  }
+}
+template <class E, int N>
+[[gnu::always_inline]] inline void SubtractProduct(Number<E, N>& x, const Number<E, N>& a,
+                                                   const Number<E, N>& y) {
+  x.part[0] -= a.part[0] * y.part[0];
+  if constexpr (E::kParts == 2) {
+    x.part[0] += a.part[1] * y.part[1];
+    x.part[1] -= a.part[0] * y.part[1];
+    x.part[1] -= a.part[1] * y.part[0];
+  }
+}
+
+// Which lanes keep their state at a step: all, none, or some.
+template <class E, int N>
+struct Keep {
+  using Bits = Vector<std::conditional_t<sizeof(typename E::Scalar) == 4, int32_t, int64_t>, N>;
+  bool all = true, none = false;
+  Bits bits{};
+
+  [[gnu::always_inline]] void Select(Number<E, N>& x) const {
+    Unroll<E::kParts>([&](auto i) __attribute__((always_inline)) {
+      using V = typename Number<E, N>::V;
+      x.part[i] = BitCast<V>(Bits(BitCast<Bits>(x.part[i]) & bits));
+    });
+  }
+};
+
+// ---- lanes -----------------------------------------------------------------------------------
+
+// A state in registers' order: element i of it in N lanes, its parts one after the other.
+
+// Lanes are N columns, and further ones behind them: element i * groups + k is row i of group k.
+// Coefficients are the same in all lanes and read where they are.
+template <class E_, int N_>
+struct Columns {
+  using E = E_;
+  using S = typename E::Scalar;
+  static constexpr int N = N_, P = E::kParts;
+  static constexpr bool kOwnCoefficients = false;
+  using Num = Number<E, N>;
+
+  static int64_t Groups(const Sizes&, int64_t count) { return (count + N - 1) / N; }
+
+  [[gnu::always_inline]] static Num Coefficient(const S* p, int64_t i) {
+    Num x;
+    Unroll<P>([&](auto part) __attribute__((always_inline)) {
+      x.part[part] = p[i * P + part] + typename Num::V{};
+    });
+    return x;
+  }
+
+  static void Gather(const Sizes& sizes, const Part& part, void* const* from, S* to) {
+    const auto* base = static_cast<const S*>(from[0]) + part.first * P;
+    for (int64_t i = 0; i < sizes.n; ++i, base += sizes.m * P) {
+      for (int64_t lane = 0; lane < part.count; lane += N, to += N * P) {
+        const S* p = base + lane * P;
+        if (P == 1 && lane + N <= part.count) {
+          StoreRaw(to, LoadRaw<Vector<S, N>>(p));
+        } else {
+          for (int l = 0; l < N; ++l) {
+            for (int q = 0; q < P; ++q) to[q * N + l] = lane + l < part.count ? p[l * P + q] : S{0};
+          }
+        }
+      }
+    }
+  }
+
+  static void Scatter(const Sizes& sizes, const Part& part, const S* from, void* const* to) {
+    auto* base = static_cast<S*>(to[0]) + part.first * P;
+    for (int64_t i = 0; i < sizes.n; ++i, base += sizes.m * P) {
+      for (int64_t lane = 0; lane < part.count; lane += N, from += N * P) {
+        S* p = base + lane * P;
+        if (P == 1 && lane + N <= part.count) {
+          StoreRaw(p, LoadRaw<Vector<S, N>>(from));
+        } else {
+          for (int l = 0; l < N && lane + l < part.count; ++l) {
+            for (int q = 0; q < P; ++q) p[l * P + q] = from[q * N + l];
+          }
+        }
+      }
+    }
+  }
+
+  static Keep<E, N> KeepAt(const Part& part, int64_t t) {
+    const Stream& reset = part.systems[0].reset;
+    const bool forget = reset.data != nullptr && reset.data[t * reset.step] != 0;
+    Keep<E, N> keep;
+    keep.all = !forget;
+    keep.none = forget;
+    return keep;
+  }
+
+  // The sum over lanes goes to element i of the gradient.
+  [[gnu::always_inline]] static void Emit(const Keep<E, N>&, S* to, int64_t i, const Num& x,
+                                          bool add) {
+    Unroll<P>([&](auto part) __attribute__((always_inline)) {
+      using Plain = std::conditional_t<sizeof(S) == 4, F32, F64>;
+      const S sum = SumLanes<Plain, N>(x.part[part]);
+      S& at = to[i * P + part];
+      at = add ? at + sum : sum;
+    });
+  }
+};
+
+// Lanes are systems: element i of all of them lies together, of coefficients too.
+template <class E_, int N_>
+struct Systems {
+  using E = E_;
+  using S = typename E::Scalar;
+  static constexpr int N = N_, P = E::kParts;
+  static constexpr bool kOwnCoefficients = true;
+  using Num = Number<E, N>;
+
+  static int64_t Groups(const Sizes& sizes, int64_t) { return sizes.m; }
+
+  [[gnu::always_inline]] static Num Coefficient(const S* p, int64_t i) {
+    return LoadNumber<E, N>(p + i * N * P);
+  }
+
+  static void GatherElements(int64_t count, const Part& part, void* const* from, S* to) {
+    for (int l = 0; l < N; ++l) {
+      const auto* p = static_cast<const S*>(from[l < part.count ? l : 0]);
+      for (int64_t i = 0; i < count * P; ++i) to[i * N + l] = p[i];
+    }
+  }
+  static void ScatterElements(int64_t count, const Part& part, const S* from, void* const* to,
+                              bool add) {
+    for (int l = 0; l < part.count; ++l) {
+      auto* p = static_cast<S*>(to[l]);
+      for (int64_t i = 0; i < count * P; ++i) p[i] = add ? p[i] + from[i * N + l] : from[i * N + l];
+    }
+  }
+  static void Gather(const Sizes& sizes, const Part& part, void* const* from, S* to) {
+    GatherElements(sizes.n * sizes.m, part, from, to);
+  }
+  static void Scatter(const Sizes& sizes, const Part& part, const S* from, void* const* to) {
+    ScatterElements(sizes.n * sizes.m, part, from, to, false);
+  }
+
+  static Keep<E, N> KeepAt(const Part& part, int64_t t) {
+    Keep<E, N> keep;
+    keep.none = true;
+    for (int l = 0; l < N; ++l) {
+      const Stream& reset = part.systems[l < part.count ? l : 0].reset;
+      const bool forget = reset.data != nullptr && reset.data[t * reset.step] != 0;
+      keep.bits[l] = forget ? 0 : -1;
+      keep.all = keep.all && !forget;
+      keep.none = keep.none && forget;
+    }
+    return keep;
+  }
+
+  [[gnu::always_inline]] static void Emit(const Keep<E, N>& keep, S* to, int64_t i, Num x,
+                                          bool add) {
+    if (!keep.all) keep.Select(x);
+    S* at = to + i * N * P;
+    if (add) Add(x, LoadNumber<E, N>(at));
+    StoreNumber(at, x);
+  }
+};
+
+// ---- one step --------------------------------------------------------------------------------
+
+template <class M>
+struct StepOf {
+  using E = typename M::E;
+  using S = typename M::S;
+  using Num = typename M::Num;
+  static constexpr int N = M::N, P = M::P;
+  static constexpr int64_t kSize = N * P;
+
+  const Sizes& sizes;
+  int64_t groups;
+  const S* coefficients[kCoefficients];
+
+  static Num At(const S* p, int64_t i) { return LoadNumber<E, N>(p + i * kSize); }
+  static void Put(S* p, int64_t i, const Num& x) { StoreNumber(p + i * kSize, x); }
+
+  // out += A in, for R rows of K groups.
+  template <bool transposed, int R, int K>
+  [[gnu::always_inline]] void Tile(const S* in, S* out, int64_t row, int64_t group) const {
+    const int64_t n = sizes.n;
+    const S* A = coefficients[0];
+    const int64_t over = transposed ? n : 1, down = transposed ? 1 : n;
+    Num sum[R][K];
+    Unroll<R>([&](auto i) __attribute__((always_inline)) {
+      Unroll<K>([&](auto k) __attribute__((always_inline)) {
+        sum[i][k] = At(out, (row + i) * groups + group + k);
+      });
+    });
+    for (int64_t j = 0; j < n; ++j) {
+      Num x[K];
+      Unroll<K>([&](auto k) __attribute__((always_inline)) {
+        x[k] = At(in, j * groups + group + k);
+      });
+      Unroll<R>([&](auto i) __attribute__((always_inline)) {
+        const Num a = M::Coefficient(A, j * over + (row + i) * down);
+        Unroll<K>([&](auto k) __attribute__((always_inline)) { AddProduct(sum[i][k], a, x[k]); });
+      });
+    }
+    Unroll<R>([&](auto i) __attribute__((always_inline)) {
+      Unroll<K>([&](auto k) __attribute__((always_inline)) {
+        Put(out, (row + i) * groups + group + k, sum[i][k]);
+      });
+    });
+  }
+
+  template <bool transposed, int K>
+  void Rows(const S* in, S* out, int64_t group) const {
+    constexpr int R = 8 / (K * P);
+    int64_t row = 0;
+    for (; row + R <= sizes.n; row += R) Tile<transposed, R, K>(in, out, row, group);
+    for (; row < sizes.n; ++row) Tile<transposed, 1, K>(in, out, row, group);
+  }
+
+  template <bool transposed>
+  void Dense(const S* in, S* out) const {
+    int64_t group = 0;
+    for (; group + 2 <= groups; group += 2) Rows<transposed, 2>(in, out, group);
+    if (group < groups) Rows<transposed, 1>(in, out, group);
+  }
+
+  // inner = v_i^T x, over the rows, for every group.
+  void Inner(const S* v, int64_t term, const S* x, S* inner) const {
+    for (int64_t k = 0; k < groups; ++k) {
+      Num sum{};
+      for (int64_t j = 0; j < sizes.n; ++j) {
+        AddProduct(sum, M::Coefficient(v, term * sizes.n + j), At(x, j * groups + k));
+      }
+      Put(inner, k, sum);
+    }
+  }
+
+  // x -= v_i inner, for every row.
+  void SubtractOuter(const S* v, int64_t term, const S* inner, S* x) const {
+    for (int64_t j = 0; j < sizes.n; ++j) {
+      const Num a = M::Coefficient(v, term * sizes.n + j);
+      for (int64_t k = 0; k < groups; ++k) {
+        Num at = At(x, j * groups + k);
+        SubtractProduct(at, a, At(inner, k));
+        Put(x, j * groups + k, at);
+      }
+    }
+  }
+
+  // out += d * in.
+  void AddScaled(const S* in, S* out) const {
+    const bool one = sizes.counts[1] == 1;
+    for (int64_t j = 0; j < sizes.n; ++j) {
+      const Num d = M::Coefficient(coefficients[1], one ? 0 : j);
+      for (int64_t k = 0; k < groups; ++k) {
+        Num at = At(out, j * groups + k);
+        AddProduct(at, d, At(in, j * groups + k));
+        Put(out, j * groups + k, at);
+      }
+    }
+  }
+
+  void Zero(S* x, int64_t count) const {
+    for (int64_t i = 0; i < count * kSize; ++i) x[i] = 0;
+  }
+  void Copy(const S* from, S* to, int64_t count) const {
+    for (int64_t i = 0; i < count * kSize; ++i) to[i] = from[i];
+  }
+  int64_t state() const { return sizes.n * groups; }
+
+  // out += A in, or the transpose. `work` has room for a state and r rows of one.
+  template <bool transposed>
+  void Apply(const S* in, S* out, S* work) const {
+    if (coefficients[0] != nullptr) return Dense<transposed>(in, out);
+    const S* u = coefficients[transposed ? 3 : 2];
+    const S* w = coefficients[transposed ? 2 : 3];
+    if (!sizes.product) {
+      AddScaled(in, out);
+      for (int64_t i = 0; i < sizes.r; ++i) {
+        Inner(w, i, in, work);
+        SubtractOuter(u, i, work, out);
+      }
+      return;
+    }
+    S* x = work + sizes.r * groups * kSize;
+    if (transposed) {
+      Copy(in, x, state());
+    } else {
+      Zero(x, state());
+      AddScaled(in, x);
+    }
+    for (int64_t i = 0; i < sizes.r; ++i) {
+      const int64_t term = transposed ? sizes.r - 1 - i : i;
+      Inner(w, term, x, work);
+      SubtractOuter(u, term, work, x);
+    }
+    if (transposed) return AddScaled(x, out);
+    for (int64_t i = 0; i < state(); ++i) {
+      Num sum = At(out, i);
+      Add(sum, At(x, i));
+      Put(out, i, sum);
+    }
+  }
+
+  // Where the gradients of a step go, and whether they are added to what is there.
+  struct Gradients {
+    S* to[kCoefficients];
+    bool add[kCoefficients];
+    Keep<E, N> keep;
+  };
+
+  // The sums over groups of x_i y_j, for a tile of rows.
+  template <int R, int C>
+  [[gnu::always_inline]] void DenseGradient(const Gradients& out, const S* adjoint, const S* H,
+                                            int64_t row, int64_t column) const {
+    Num sum[R][C] = {};
+    for (int64_t k = 0; k < groups; ++k) {
+      Num x[C];
+      Unroll<C>([&](auto j) __attribute__((always_inline)) {
+        x[j] = At(H, (column + j) * groups + k);
+      });
+      Unroll<R>([&](auto i) __attribute__((always_inline)) {
+        const Num a = At(adjoint, (row + i) * groups + k);
+        Unroll<C>([&](auto j) __attribute__((always_inline)) { AddProduct(sum[i][j], a, x[j]); });
+      });
+    }
+    Unroll<R>([&](auto i) __attribute__((always_inline)) {
+      Unroll<C>([&](auto j) __attribute__((always_inline)) {
+        M::Emit(out.keep, out.to[0], (row + i) * sizes.n + column + j, sum[i][j], out.add[0]);
+      });
+    });
+  }
+
+  void DenseGradients(const Gradients& out, const S* adjoint, const S* H) const {
+    constexpr int C = P == 1 ? 4 : 2;
+    int64_t row = 0;
+    const auto rows = [&](auto count) __attribute__((always_inline)) {
+      int64_t column = 0;
+      for (; column + C <= sizes.n; column += C) {
+        DenseGradient<count, C>(out, adjoint, H, row, column);
+      }
+      for (; column < sizes.n; ++column) DenseGradient<count, 1>(out, adjoint, H, row, column);
+    };
+    for (; row + 2 <= sizes.n; row += 2) rows(std::integral_constant<int, 2>());
+    for (; row < sizes.n; ++row) rows(std::integral_constant<int, 1>());
+  }
+
+  // -(x inner^T) summed over lanes and groups goes to the term's row of a gradient.
+  void OuterGradient(const Gradients& out, int which, int64_t term, const S* x,
+                     const S* inner) const {
+    if (out.to[which] == nullptr) return;
+    for (int64_t j = 0; j < sizes.n; ++j) {
+      Num sum{};
+      for (int64_t k = 0; k < groups; ++k) {
+        SubtractProduct(sum, At(x, j * groups + k), At(inner, k));
+      }
+      M::Emit(out.keep, out.to[which], term * sizes.n + j, sum, out.add[which]);
+    }
+  }
+
+  void ScaleGradient(const Gradients& out, const S* adjoint, const S* H) const {
+    if (out.to[1] == nullptr) return;
+    const bool one = sizes.counts[1] == 1;
+    Num sum{};
+    for (int64_t j = 0; j < sizes.n; ++j) {
+      if (!one) sum = Num{};
+      for (int64_t k = 0; k < groups; ++k) {
+        AddProduct(sum, At(adjoint, j * groups + k), At(H, j * groups + k));
+      }
+      if (!one) M::Emit(out.keep, out.to[1], j, sum, out.add[1]);
+    }
+    if (one) M::Emit(out.keep, out.to[1], 0, sum, out.add[1]);
+  }
+
+  // `work` has room for r + 1 states and r + 1 rows of one.
+  void AllGradients(const Gradients& out, const S* adjoint, const S* H, S* work) const {
+    if (coefficients[0] != nullptr) return DenseGradients(out, adjoint, H);
+    const S *u = coefficients[2], *w = coefficients[3];
+    S* q = work;
+    S* s = q + groups * kSize;
+    if (!sizes.product) {
+      for (int64_t i = 0; i < sizes.r; ++i) {
+        Inner(w, i, H, s);
+        Inner(u, i, adjoint, q);
+        OuterGradient(out, 2, i, adjoint, s);
+        OuterGradient(out, 3, i, H, q);
+      }
+      return ScaleGradient(out, adjoint, H);
+    }
+    // The state before each factor, and its inner product with w_i.
+    S* past = s + sizes.r * groups * kSize;
+    const int64_t row = groups * kSize, size = state() * kSize;
+    Zero(past, state());
+    AddScaled(H, past);
+    for (int64_t i = 0; i < sizes.r; ++i) {
+      Inner(w, i, past + i * size, s + i * row);
+      if (i + 1 == sizes.r) break;
+      Copy(past + i * size, past + (i + 1) * size, state());
+      SubtractOuter(u, i, s + i * row, past + (i + 1) * size);
+    }
+    S* mu = past + sizes.r * size;
+    Copy(adjoint, mu, state());
+    for (int64_t i = sizes.r - 1; i >= 0; --i) {
+      Inner(u, i, mu, q);
+      OuterGradient(out, 2, i, mu, s + i * row);
+      OuterGradient(out, 3, i, past + i * size, q);
+      SubtractOuter(w, i, q, mu);
+    }
+    ScaleGradient(out, mu, H);
+  }
+};
+
+// ---- over time -------------------------------------------------------------------------------
+
+constexpr int kMostLanes = 64;
+
+// The arrays that a part works in. Without `memory`, only their size is told.
+template <class M>
+struct Scratch {
+  using S = typename M::S;
+  static constexpr int64_t kSize = M::N * M::P;
+
+  Scratch(const Sizes& sizes, int64_t count, void* memory)
+      : groups(M::Groups(sizes, count)), memory(static_cast<S*>(memory)) {
+    const int64_t state = sizes.n * groups * kSize;
+    for (S*& p : states) p = Take(state);
+    work = Take((sizes.r + 1) * (state + groups * kSize));
+    for (int c = 0; c < kCoefficients; ++c) {
+      coefficients[c] = Take(M::kOwnCoefficients ? sizes.counts[c] * kSize : 0);
+      gradients[c] = Take(M::kOwnCoefficients ? sizes.counts[c] * kSize : 0);
+    }
+  }
+
+  S* Take(int64_t count) {
+    S* p = memory == nullptr ? nullptr : memory + used;
+    used += count;
+    return p;
+  }
+
+  int64_t groups, used = 0;
+  S* memory;
+  S* states[3];  // the running state first
+  S* work;
+  S* coefficients[kCoefficients];
+  S* gradients[kCoefficients];
+};
+
+template <class M>
+int64_t ScratchBytes(const Sizes& sizes, int64_t count) {
+  return Scratch<M>(sizes, count, nullptr).used * static_cast<int64_t>(sizeof(typename M::S));
+}
+
+template <class M>
+struct Pass {
+  using S = typename M::S;
+  using Step = StepOf<M>;
+  using Num = typename M::Num;
+  static constexpr int64_t kBytes = sizeof(S) * M::P;
+
+  const Sizes& sizes;
+  const Part& part;
+  Scratch<M> scratch;
+  Step step;
+
+  Pass(const Sizes& sizes, const Part& part, void* memory)
+      : sizes(sizes),
+        part(part),
+        scratch(sizes, part.count, memory),
+        step{sizes, scratch.groups, {}} {}
+
+  int64_t systems() const { return M::kOwnCoefficients ? part.count : 1; }
+
+  template <class Of>
+  void Pointers(void** to, int64_t t, const Of& of) const {
+    for (int64_t l = 0; l < systems(); ++l) {
+      const Stream& stream = of(part.systems[l]);
+      to[l] = stream.data + t * stream.step * kBytes;
+    }
+  }
+
+  void LoadCoefficients(int64_t t, bool first) {
+    for (int c = 0; c < kCoefficients; ++c) {
+      if (sizes.counts[c] == 0) continue;
+      const Stream& one = part.systems[0].coefficients[c];
+      if constexpr (M::kOwnCoefficients) {
+        step.coefficients[c] = scratch.coefficients[c];
+        if (one.step == 0 && !first) continue;
+        void* from[kMostLanes];
+        Pointers(from, t, [c](const System& s) -> const Stream& { return s.coefficients[c]; });
+        M::GatherElements(sizes.counts[c], part, from, scratch.coefficients[c]);
+      } else {
+        step.coefficients[c] = reinterpret_cast<const S*>(one.data + t * one.step * kBytes);
+      }
+    }
+  }
+
+  void Gather(int64_t t, Stream System::*stream, S* to) {
+    void* from[kMostLanes];
+    Pointers(from, t, [stream](const System& s) -> const Stream& { return s.*stream; });
+    M::Gather(sizes, part, from, to);
+  }
+  void Scatter(int64_t t, Stream System::*stream, const S* from) {
+    void* to[kMostLanes];
+    Pointers(to, t, [stream](const System& s) -> const Stream& { return s.*stream; });
+    M::Scatter(sizes, part, from, to);
+  }
+
+  void Forward(int64_t begin, int64_t end) {
+    S *H = scratch.states[0], *next = scratch.states[1], *past = scratch.states[2];
+    for (int64_t t = begin; t < end; ++t) {
+      LoadCoefficients(t, t == begin);
+      Gather(t, &System::in, next);
+      const auto keep = M::KeepAt(part, t);
+      if (keep.all) {
+        step.template Apply<false>(H, next, scratch.work);
+      } else if (!keep.none) {
+        step.Zero(past, step.state());
+        step.template Apply<false>(H, past, scratch.work);
+        for (int64_t i = 0; i < step.state(); ++i) {
+          Num kept = Step::At(past, i);
+          keep.Select(kept);
+          Add(kept, Step::At(next, i));
+          Step::Put(next, i, kept);
+        }
+      }
+      Scatter(t, &System::out, next);
+      S* other = H;
+      H = next;
+      next = other;
+    }
+    if (H != scratch.states[0]) step.Copy(H, scratch.states[0], step.state());
+  }
+
+  void Adjoint(int64_t begin, int64_t end) {
+    S *c = scratch.states[0], *adjoint = scratch.states[1];
+    for (int64_t t = end - 1; t >= begin; --t) {
+      LoadCoefficients(t, t == end - 1);
+      Gather(t, &System::in, adjoint);
+      for (int64_t i = 0; i < step.state(); ++i) {
+        Num sum = Step::At(adjoint, i);
+        Add(sum, Step::At(c, i));
+        Step::Put(adjoint, i, sum);
+      }
+      Scatter(t, &System::out, adjoint);
+      const auto keep = M::KeepAt(part, t);
+      step.Zero(c, step.state());
+      if (keep.none) continue;
+      step.template Apply<true>(adjoint, c, scratch.work);
+      if (keep.all) continue;
+      for (int64_t i = 0; i < step.state(); ++i) {
+        Num kept = Step::At(c, i);
+        keep.Select(kept);
+        Step::Put(c, i, kept);
+      }
+    }
+  }
+
+  void LoadPast(int64_t t, S* to) {
+    if (t > 0) return Gather(t - 1, &System::H, to);
+    void* from[kMostLanes];
+    for (int64_t l = 0; l < systems(); ++l) from[l] = const_cast<void*>(part.systems[l].H0);
+    M::Gather(sizes, part, from, to);
+  }
+
+  void Gradients(int64_t begin, int64_t end) {
+    S *adjoint = scratch.states[1], *past = scratch.states[2];
+    typename Step::Gradients out{};
+    for (int c = 0; c < kCoefficients; ++c) {
+      if constexpr (M::kOwnCoefficients) {
+        const Stream& to = part.systems[0].gradients[c];
+        out.to[c] = to.data == nullptr ? nullptr : scratch.gradients[c];
+        out.add[c] = to.step == 0;
+        if (to.data != nullptr) step.Zero(scratch.gradients[c], sizes.counts[c]);
+      } else {
+        out.add[c] = sizes.add[c] || part.systems[0].gradients[c].step == 0;
+      }
+    }
+    for (int64_t t = end - 1; t >= begin; --t) {
+      out.keep = M::KeepAt(part, t);
+      if (!M::kOwnCoefficients) {
+        for (int c = 0; c < kCoefficients; ++c) {
+          const Stream& to = part.systems[0].gradients[c];
+          if (to.data != nullptr) {
+            out.to[c] = reinterpret_cast<S*>(to.data + t * to.step * kBytes);
+          }
+        }
+        if (out.keep.none) {
+          ZeroGradients(out);
+          continue;
+        }
+      }
+      LoadCoefficients(t, t == end - 1);
+      Gather(t, &System::out, adjoint);
+      LoadPast(t, past);
+      step.AllGradients(out, adjoint, past, scratch.work);
+      if (M::kOwnCoefficients) ScatterGradients(t, false);
+    }
+    if (M::kOwnCoefficients && begin < end) ScatterGradients(begin, true);
+  }
+
+  void ZeroGradients(const typename Step::Gradients& out) const {
+    for (int c = 0; c < kCoefficients; ++c) {
+      if (out.to[c] == nullptr || out.add[c]) continue;
+      for (int64_t i = 0; i < sizes.counts[c] * M::P; ++i) out.to[c][i] = 0;
+    }
+  }
+
+  void ScatterGradients(int64_t t, bool over_time) const {
+    if constexpr (M::kOwnCoefficients) {
+      for (int c = 0; c < kCoefficients; ++c) {
+        const Stream& stream = part.systems[0].gradients[c];
+        if (stream.data == nullptr || (stream.step == 0) != over_time) continue;
+        void* to[kMostLanes];
+        Pointers(to, t, [c](const System& s) -> const Stream& { return s.gradients[c]; });
+        M::ScatterElements(sizes.counts[c], part, scratch.gradients[c], to,
+                           sizes.add[c] || over_time);
+      }
+    }
+  }
+};
+
+template <class M>
+void Load(const Sizes& sizes, const Part& part, void* const* edges, void* memory) {
+  M::Gather(sizes, part, edges, Scratch<M>(sizes, part.count, memory).states[0]);
+}
+template <class M>
+void Store(const Sizes& sizes, const Part& part, void* const* edges, const void* memory) {
+  const Scratch<M> scratch(sizes, part.count, const_cast<void*>(memory));
+  M::Scatter(sizes, part, scratch.states[0], edges);
+}
+template <class M>
+void Forward(const Sizes& sizes, const Part& part, int64_t begin, int64_t end, void* memory) {
+  Pass<M>(sizes, part, memory).Forward(begin, end);
+}
+template <class M>
+void Adjoint(const Sizes& sizes, const Part& part, int64_t begin, int64_t end, void* memory) {
+  Pass<M>(sizes, part, memory).Adjoint(begin, end);
+}
+template <class M>
+void Gradients(const Sizes& sizes, const Part& part, int64_t begin, int64_t end, void* memory) {
+  Pass<M>(sizes, part, memory).Gradients(begin, end);
+}
+
+template <class M>
+constexpr Kernel kKernel = {ScratchBytes<M>, Load<M>,    Store<M>, Forward<M>,
+                            Adjoint<M>,      Gradients<M>, M::N};
+
+template <class E>
+void Accumulate(void* sum, const void* more, int64_t count) {
+  auto* into = static_cast<typename E::Scalar*>(sum);
+  const auto* from = static_cast<const typename E::Scalar*>(more);
+  for (int64_t i = 0; i < count * E::kParts; ++i) into[i] += from[i];
+}
+
+template <class E>
+constexpr int kLanes = kVectorBytes / sizeof(typename E::Scalar);
+
+template <class E>
+constexpr Loops kLoops = {
+    kKernel<Columns<E, kLanes<E>>>,
+    kKernel<Columns<E, 1>>,
+    kKernel<Systems<E, kLanes<E>>>,
+    Accumulate<E>,
+    sizeof(typename E::Scalar) * E::kParts,
+};
+
+}  // namespace
+
+namespace FASTSCAN_ISA {
+
+const Loops& LoopsOf(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF32:
+      return kLoops<F32>;
+    case Dtype::kF64:
+      return kLoops<F64>;
+    case Dtype::kC64:
+      return kLoops<C64>;
+    default:
+      return kLoops<C128>;
+  }
+}
+
+}  // namespace FASTSCAN_ISA
+}  // namespace fastscan::matrix
