@@ -68,6 +68,58 @@ struct Keep {
   }
 };
 
+// ---- exchanges between lanes -------------------------------------------------------------------
+
+// Lane l of row i and lane i of row l change places, in exchanges of blocks of `by` lanes.
+template <int by, class V, int... I>
+[[gnu::always_inline]] inline void Exchange(V& upper, V& lower, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  const V first = __builtin_shufflevector(upper, lower, (I & by ? n + I - by : I)...);
+  lower = __builtin_shufflevector(upper, lower, (I & by ? n + I : I + by)...);
+  upper = first;
+}
+template <int W, int by, class V>
+[[gnu::always_inline]] inline void Transpose(V (&rows)[W]) {
+  if constexpr (by >= 1) {
+    Unroll<W>([&](auto i) __attribute__((always_inline)) {
+      constexpr int row = decltype(i)::value;
+      if constexpr ((row & by) == 0) {
+        Exchange<by>(rows[row], rows[row + by], std::make_integer_sequence<int, W>());
+      }
+    });
+    Transpose<W, by / 2>(rows);
+  }
+}
+
+// The sums of neighbours: of those of `a` in the first half of each block of `block` lanes, of those
+// of `b` in the second half.
+template <int unit, int block, class V, int... I>
+[[gnu::always_inline]] inline V AddNeighbours(V a, V b, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I), half = block / 2;
+  constexpr auto even = [](int i) {
+    const int within = i % block, from = within % half;
+    return (within < half ? 0 : n) + i / block * block + from / unit * 2 * unit + from % unit;
+  };
+  return __builtin_shufflevector(a, b, even(I)...) + __builtin_shufflevector(a, b, (even(I) + unit)...);
+}
+
+// Lane l is the sum over the lanes of v[l]. Lanes of 16 bytes are added first, which costs less.
+template <int N, int count, class V>
+[[gnu::always_inline]] inline V SumEach(V (&v)[count]) {
+  if constexpr (count == 1) {
+    return v[0];
+  } else {
+    constexpr int lane = sizeof(V) > 16 ? 16 * N / static_cast<int>(sizeof(V)) : N;
+    constexpr bool within = N / count < lane;
+    V half[count / 2];
+    Unroll<count / 2>([&](auto i) __attribute__((always_inline)) {
+      half[i] = AddNeighbours<within ? 1 : lane, within ? lane : N>(
+          v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, N>());
+    });
+    return SumEach<N>(half);
+  }
+}
+
 // ---- lanes -----------------------------------------------------------------------------------
 
 // A state in registers' order: element i of it in N lanes, its parts one after the other.
@@ -92,8 +144,9 @@ struct Columns {
     return x;
   }
 
-  static void Gather(const Sizes& sizes, const Part& part, void* const* from, S* to) {
-    const auto* base = static_cast<const S*>(from[0]) + part.first * P;
+  static void Gather(const Sizes& sizes, const Part& part, char* const* from, int64_t offset,
+                     S* to) {
+    const auto* base = reinterpret_cast<const S*>(from[0]) + offset + part.first * P;
     for (int64_t i = 0; i < sizes.n; ++i, base += sizes.m * P) {
       for (int64_t lane = 0; lane < part.count; lane += N, to += N * P) {
         const S* p = base + lane * P;
@@ -108,8 +161,9 @@ struct Columns {
     }
   }
 
-  static void Scatter(const Sizes& sizes, const Part& part, const S* from, void* const* to) {
-    auto* base = static_cast<S*>(to[0]) + part.first * P;
+  static void Scatter(const Sizes& sizes, const Part& part, const S* from, char* const* to,
+                      int64_t offset) {
+    auto* base = reinterpret_cast<S*>(to[0]) + offset + part.first * P;
     for (int64_t i = 0; i < sizes.n; ++i, base += sizes.m * P) {
       for (int64_t lane = 0; lane < part.count; lane += N, from += N * P) {
         S* p = base + lane * P;
@@ -133,15 +187,29 @@ struct Columns {
     return keep;
   }
 
-  // The sum over lanes goes to element i of the gradient.
-  [[gnu::always_inline]] static void Emit(const Keep<E, N>&, S* to, int64_t i, const Num& x,
-                                          bool add) {
+  // Element i + j of the gradient is the sum over lanes of x[j].
+  static constexpr int kTile = N;
+  [[gnu::always_inline]] static void Emit(const Keep<E, N>&, S* to, int64_t i, Num (&x)[N],
+                                          int64_t count, bool add) {
+    using V = typename Num::V;
+    V sums[P];
     Unroll<P>([&](auto part) __attribute__((always_inline)) {
-      using Plain = std::conditional_t<sizeof(S) == 4, F32, F64>;
-      const S sum = SumLanes<Plain, N>(x.part[part]);
-      S& at = to[i * P + part];
-      at = add ? at + sum : sum;
+      V each[N];
+      Unroll<N>([&](auto j) __attribute__((always_inline)) { each[j] = x[j].part[part]; });
+      sums[part] = SumEach<N>(each);
     });
+    S* at = to + i * P;
+    if (P == 1 && count == N) {
+      StoreRaw(at, add ? LoadRaw<V>(at) + sums[0] : sums[0]);
+      return;
+    }
+    S plain[P][N];
+    for (int part = 0; part < P; ++part) StoreRaw(plain[part], sums[part]);
+    for (int64_t j = 0; j < count; ++j) {
+      for (int part = 0; part < P; ++part) {
+        at[j * P + part] = add ? at[j * P + part] + plain[part][j] : plain[part][j];
+      }
+    }
   }
 };
 
@@ -160,32 +228,71 @@ struct Systems {
     return LoadNumber<E, N>(p + i * N * P);
   }
 
-  static void GatherElements(int64_t count, const Part& part, void* const* from, S* to) {
-    for (int l = 0; l < N; ++l) {
-      const auto* p = static_cast<const S*>(from[l < part.count ? l : 0]);
-      for (int64_t i = 0; i < count * P; ++i) to[i * N + l] = p[i];
+  // W elements of all systems, by transposing W of these at a time.
+  template <int W>
+  static void GatherSome(int64_t& i, int64_t count, char* const* from, int64_t offset, S* to) {
+    for (; i + W <= count; i += W) {
+      for (int l = 0; l < N; l += W) {
+        Vector<S, W> rows[W];
+        Unroll<W>([&](auto j) __attribute__((always_inline)) {
+          rows[j] = LoadRaw<Vector<S, W>>(reinterpret_cast<const S*>(from[l + j]) + offset + i);
+        });
+        Transpose<W, W / 2>(rows);
+        Unroll<W>([&](auto j) __attribute__((always_inline)) {
+          StoreRaw(to + (i + j) * N + l, rows[j]);
+        });
+      }
     }
+    if constexpr (W > 1) GatherSome<W / 2>(i, count, from, offset, to);
   }
-  static void ScatterElements(int64_t count, const Part& part, const S* from, void* const* to,
-                              bool add) {
+  template <int W>
+  static void ScatterSome(int64_t& i, int64_t count, const S* from, char* const* to,
+                          int64_t offset) {
+    for (; i + W <= count; i += W) {
+      for (int l = 0; l < N; l += W) {
+        Vector<S, W> rows[W];
+        Unroll<W>([&](auto j) __attribute__((always_inline)) {
+          rows[j] = LoadRaw<Vector<S, W>>(from + (i + j) * N + l);
+        });
+        Transpose<W, W / 2>(rows);
+        Unroll<W>([&](auto j) __attribute__((always_inline)) {
+          StoreRaw(reinterpret_cast<S*>(to[l + j]) + offset + i, rows[j]);
+        });
+      }
+    }
+    if constexpr (W > 1) ScatterSome<W / 2>(i, count, from, to, offset);
+  }
+
+  static void GatherElements(int64_t count, char* const* from, int64_t offset, S* to) {
+    int64_t i = 0;
+    GatherSome<N>(i, count * P, from, offset, to);
+  }
+  static void ScatterElements(int64_t count, const Part& part, const S* from, char* const* to,
+                              int64_t offset, bool add) {
+    if (!add && part.count == N) {
+      int64_t i = 0;
+      return ScatterSome<N>(i, count * P, from, to, offset);
+    }
     for (int l = 0; l < part.count; ++l) {
-      auto* p = static_cast<S*>(to[l]);
+      auto* p = reinterpret_cast<S*>(to[l]) + offset;
       for (int64_t i = 0; i < count * P; ++i) p[i] = add ? p[i] + from[i * N + l] : from[i * N + l];
     }
   }
-  static void Gather(const Sizes& sizes, const Part& part, void* const* from, S* to) {
-    GatherElements(sizes.n * sizes.m, part, from, to);
+  static void Gather(const Sizes& sizes, const Part&, char* const* from, int64_t offset, S* to) {
+    GatherElements(sizes.n * sizes.m, from, offset, to);
   }
-  static void Scatter(const Sizes& sizes, const Part& part, const S* from, void* const* to) {
-    ScatterElements(sizes.n * sizes.m, part, from, to, false);
+  static void Scatter(const Sizes& sizes, const Part& part, const S* from, char* const* to,
+                      int64_t offset) {
+    ScatterElements(sizes.n * sizes.m, part, from, to, offset, false);
   }
 
   static Keep<E, N> KeepAt(const Part& part, int64_t t) {
     Keep<E, N> keep;
+    if (part.systems[0].reset.data == nullptr) return keep;
     keep.none = true;
     for (int l = 0; l < N; ++l) {
       const Stream& reset = part.systems[l < part.count ? l : 0].reset;
-      const bool forget = reset.data != nullptr && reset.data[t * reset.step] != 0;
+      const bool forget = reset.data[t * reset.step] != 0;
       keep.bits[l] = forget ? 0 : -1;
       keep.all = keep.all && !forget;
       keep.none = keep.none && forget;
@@ -193,12 +300,15 @@ struct Systems {
     return keep;
   }
 
-  [[gnu::always_inline]] static void Emit(const Keep<E, N>& keep, S* to, int64_t i, Num x,
-                                          bool add) {
-    if (!keep.all) keep.Select(x);
+  static constexpr int kTile = 4;
+  [[gnu::always_inline]] static void Emit(const Keep<E, N>& keep, S* to, int64_t i, Num (&x)[kTile],
+                                          int64_t count, bool add) {
     S* at = to + i * N * P;
-    if (add) Add(x, LoadNumber<E, N>(at));
-    StoreNumber(at, x);
+    for (int64_t j = 0; j < count; ++j, at += N * P) {
+      if (!keep.all) keep.Select(x[j]);
+      if (add) Add(x[j], LoadNumber<E, N>(at));
+      StoreNumber(at, x[j]);
+    }
   }
 };
 
@@ -348,67 +458,61 @@ struct StepOf {
     Keep<E, N> keep;
   };
 
-  // The sums over groups of x_i y_j, for a tile of rows.
-  template <int R, int C>
-  [[gnu::always_inline]] void DenseGradient(const Gradients& out, const S* adjoint, const S* H,
-                                            int64_t row, int64_t column) const {
-    Num sum[R][C] = {};
-    for (int64_t k = 0; k < groups; ++k) {
-      Num x[C];
-      Unroll<C>([&](auto j) __attribute__((always_inline)) {
-        x[j] = At(H, (column + j) * groups + k);
-      });
-      Unroll<R>([&](auto i) __attribute__((always_inline)) {
-        const Num a = At(adjoint, (row + i) * groups + k);
-        Unroll<C>([&](auto j) __attribute__((always_inline)) { AddProduct(sum[i][j], a, x[j]); });
-      });
+  // Element `to` + j of a gradient is the sum over lanes and groups of a x[j], or its negative.
+  template <bool negative>
+  void RowGradient(const Gradients& out, int which, int64_t to, const S* a, const S* x) const {
+    if (out.to[which] == nullptr) return;
+    constexpr int C = M::kTile;
+    for (int64_t column = 0; column < sizes.n; column += C) {
+      const int64_t count = column + C <= sizes.n ? C : sizes.n - column;
+      const S* rows[C];
+      // What lies beyond the last column is computed from it again, and dropped.
+      for (int j = 0; j < C; ++j) {
+        rows[j] = x + (column + (j < count ? j : count - 1)) * groups * kSize;
+      }
+      Num sum[C] = {};
+      for (int64_t k = 0; k < groups; ++k) {
+        const Num a_k = At(a, k);
+        Unroll<C>([&](auto j) __attribute__((always_inline)) {
+          if constexpr (negative) {
+            SubtractProduct(sum[j], a_k, At(rows[j], k));
+          } else {
+            AddProduct(sum[j], a_k, At(rows[j], k));
+          }
+        });
+      }
+      M::Emit(out.keep, out.to[which], to + column, sum, count, out.add[which]);
     }
-    Unroll<R>([&](auto i) __attribute__((always_inline)) {
-      Unroll<C>([&](auto j) __attribute__((always_inline)) {
-        M::Emit(out.keep, out.to[0], (row + i) * sizes.n + column + j, sum[i][j], out.add[0]);
-      });
-    });
   }
 
   void DenseGradients(const Gradients& out, const S* adjoint, const S* H) const {
-    constexpr int C = P == 1 ? 4 : 2;
-    int64_t row = 0;
-    const auto rows = [&](auto count) __attribute__((always_inline)) {
-      int64_t column = 0;
-      for (; column + C <= sizes.n; column += C) {
-        DenseGradient<count, C>(out, adjoint, H, row, column);
-      }
-      for (; column < sizes.n; ++column) DenseGradient<count, 1>(out, adjoint, H, row, column);
-    };
-    for (; row + 2 <= sizes.n; row += 2) rows(std::integral_constant<int, 2>());
-    for (; row < sizes.n; ++row) rows(std::integral_constant<int, 1>());
+    for (int64_t i = 0; i < sizes.n; ++i) {
+      RowGradient<false>(out, 0, i * sizes.n, adjoint + i * groups * kSize, H);
+    }
   }
 
   // -(x inner^T) summed over lanes and groups goes to the term's row of a gradient.
   void OuterGradient(const Gradients& out, int which, int64_t term, const S* x,
                      const S* inner) const {
-    if (out.to[which] == nullptr) return;
-    for (int64_t j = 0; j < sizes.n; ++j) {
-      Num sum{};
-      for (int64_t k = 0; k < groups; ++k) {
-        SubtractProduct(sum, At(x, j * groups + k), At(inner, k));
-      }
-      M::Emit(out.keep, out.to[which], term * sizes.n + j, sum, out.add[which]);
-    }
+    RowGradient<true>(out, which, term * sizes.n, inner, x);
   }
 
   void ScaleGradient(const Gradients& out, const S* adjoint, const S* H) const {
     if (out.to[1] == nullptr) return;
+    constexpr int C = M::kTile;
     const bool one = sizes.counts[1] == 1;
-    Num sum{};
+    Num sum[C] = {};
+    int64_t count = 0;
     for (int64_t j = 0; j < sizes.n; ++j) {
-      if (!one) sum = Num{};
       for (int64_t k = 0; k < groups; ++k) {
-        AddProduct(sum, At(adjoint, j * groups + k), At(H, j * groups + k));
+        AddProduct(sum[count], At(adjoint, j * groups + k), At(H, j * groups + k));
       }
-      if (!one) M::Emit(out.keep, out.to[1], j, sum, out.add[1]);
+      if (one || (++count < C && j + 1 < sizes.n)) continue;
+      M::Emit(out.keep, out.to[1], j + 1 - count, sum, count, out.add[1]);
+      for (Num& x : sum) x = Num{};
+      count = 0;
     }
-    if (one) M::Emit(out.keep, out.to[1], 0, sum, out.add[1]);
+    if (one) M::Emit(out.keep, out.to[1], 0, sum, 1, out.add[1]);
   }
 
   // `work` has room for r + 1 states and r + 1 rows of one.
@@ -451,8 +555,6 @@ struct StepOf {
 
 // ---- over time -------------------------------------------------------------------------------
 
-constexpr int kMostLanes = 64;
-
 // The arrays that a part works in. Without `memory`, only their size is told.
 template <class M>
 struct Scratch {
@@ -494,7 +596,6 @@ struct Pass {
   using S = typename M::S;
   using Step = StepOf<M>;
   using Num = typename M::Num;
-  static constexpr int64_t kBytes = sizeof(S) * M::P;
 
   const Sizes& sizes;
   const Part& part;
@@ -505,50 +606,58 @@ struct Pass {
       : sizes(sizes),
         part(part),
         scratch(sizes, part.count, memory),
-        step{sizes, scratch.groups, {}} {}
-
-  int64_t systems() const { return M::kOwnCoefficients ? part.count : 1; }
-
-  template <class Of>
-  void Pointers(void** to, int64_t t, const Of& of) const {
-    for (int64_t l = 0; l < systems(); ++l) {
-      const Stream& stream = of(part.systems[l]);
-      to[l] = stream.data + t * stream.step * kBytes;
+        step{sizes, scratch.groups, {}} {
+    for (int l = 0; l < kSystems; ++l) {
+      const System& system = part.systems[l < part.count ? l : 0];
+      Take(in, l, system.in);
+      Take(out, l, system.out);
+      Take(H, l, system.H);
+      for (int c = 0; c < kCoefficients; ++c) {
+        Take(coefficients[c], l, system.coefficients[c]);
+        Take(gradients[c], l, system.gradients[c]);
+      }
     }
+  }
+
+  // An array of all systems in the lanes: where it begins in each, and what a step is in Scalars.
+  static constexpr int kSystems = M::kOwnCoefficients ? M::N : 1;
+  struct Bundle {
+    char* data[kSystems];
+    int64_t step;
+  };
+  Bundle in, out, H, coefficients[kCoefficients], gradients[kCoefficients];
+
+  static void Take(Bundle& bundle, int lane, const Stream& stream) {
+    bundle.data[lane] = stream.data;
+    bundle.step = stream.step * M::P;
   }
 
   void LoadCoefficients(int64_t t, bool first) {
     for (int c = 0; c < kCoefficients; ++c) {
       if (sizes.counts[c] == 0) continue;
-      const Stream& one = part.systems[0].coefficients[c];
+      const Bundle& from = coefficients[c];
       if constexpr (M::kOwnCoefficients) {
         step.coefficients[c] = scratch.coefficients[c];
-        if (one.step == 0 && !first) continue;
-        void* from[kMostLanes];
-        Pointers(from, t, [c](const System& s) -> const Stream& { return s.coefficients[c]; });
-        M::GatherElements(sizes.counts[c], part, from, scratch.coefficients[c]);
+        if (from.step == 0 && !first) continue;
+        M::GatherElements(sizes.counts[c], from.data, t * from.step, scratch.coefficients[c]);
       } else {
-        step.coefficients[c] = reinterpret_cast<const S*>(one.data + t * one.step * kBytes);
+        step.coefficients[c] = reinterpret_cast<const S*>(from.data[0]) + t * from.step;
       }
     }
   }
 
-  void Gather(int64_t t, Stream System::*stream, S* to) {
-    void* from[kMostLanes];
-    Pointers(from, t, [stream](const System& s) -> const Stream& { return s.*stream; });
-    M::Gather(sizes, part, from, to);
+  void Gather(int64_t t, const Bundle& from, S* to) const {
+    M::Gather(sizes, part, from.data, t * from.step, to);
   }
-  void Scatter(int64_t t, Stream System::*stream, const S* from) {
-    void* to[kMostLanes];
-    Pointers(to, t, [stream](const System& s) -> const Stream& { return s.*stream; });
-    M::Scatter(sizes, part, from, to);
+  void Scatter(int64_t t, const S* from, const Bundle& to) const {
+    M::Scatter(sizes, part, from, to.data, t * to.step);
   }
 
   void Forward(int64_t begin, int64_t end) {
     S *H = scratch.states[0], *next = scratch.states[1], *past = scratch.states[2];
     for (int64_t t = begin; t < end; ++t) {
       LoadCoefficients(t, t == begin);
-      Gather(t, &System::in, next);
+      Gather(t, in, next);
       const auto keep = M::KeepAt(part, t);
       if (keep.all) {
         step.template Apply<false>(H, next, scratch.work);
@@ -562,7 +671,7 @@ struct Pass {
           Step::Put(next, i, kept);
         }
       }
-      Scatter(t, &System::out, next);
+      Scatter(t, next, out);
       S* other = H;
       H = next;
       next = other;
@@ -574,13 +683,13 @@ struct Pass {
     S *c = scratch.states[0], *adjoint = scratch.states[1];
     for (int64_t t = end - 1; t >= begin; --t) {
       LoadCoefficients(t, t == end - 1);
-      Gather(t, &System::in, adjoint);
+      Gather(t, in, adjoint);
       for (int64_t i = 0; i < step.state(); ++i) {
         Num sum = Step::At(adjoint, i);
         Add(sum, Step::At(c, i));
         Step::Put(adjoint, i, sum);
       }
-      Scatter(t, &System::out, adjoint);
+      Scatter(t, adjoint, out);
       const auto keep = M::KeepAt(part, t);
       step.Zero(c, step.state());
       if (keep.none) continue;
@@ -594,64 +703,60 @@ struct Pass {
     }
   }
 
-  void LoadPast(int64_t t, S* to) {
-    if (t > 0) return Gather(t - 1, &System::H, to);
-    void* from[kMostLanes];
-    for (int64_t l = 0; l < systems(); ++l) from[l] = const_cast<void*>(part.systems[l].H0);
-    M::Gather(sizes, part, from, to);
+  void LoadPast(int64_t t, S* to) const {
+    if (t > 0) return Gather(t - 1, H, to);
+    char* from[kSystems];
+    for (int l = 0; l < kSystems; ++l) {
+      from[l] = part.systems[l < part.count ? l : 0].H0;
+    }
+    M::Gather(sizes, part, from, 0, to);
   }
 
   void Gradients(int64_t begin, int64_t end) {
     S *adjoint = scratch.states[1], *past = scratch.states[2];
-    typename Step::Gradients out{};
+    typename Step::Gradients to{};
     for (int c = 0; c < kCoefficients; ++c) {
-      if constexpr (M::kOwnCoefficients) {
-        const Stream& to = part.systems[0].gradients[c];
-        out.to[c] = to.data == nullptr ? nullptr : scratch.gradients[c];
-        out.add[c] = to.step == 0;
-        if (to.data != nullptr) step.Zero(scratch.gradients[c], sizes.counts[c]);
-      } else {
-        out.add[c] = sizes.add[c] || part.systems[0].gradients[c].step == 0;
-      }
+      const bool over_time = gradients[c].step == 0;
+      to.add[c] = over_time || (sizes.add[c] && !M::kOwnCoefficients);
+      if (!M::kOwnCoefficients || gradients[c].data[0] == nullptr) continue;
+      to.to[c] = scratch.gradients[c];
+      if (over_time) step.Zero(scratch.gradients[c], sizes.counts[c]);
     }
     for (int64_t t = end - 1; t >= begin; --t) {
-      out.keep = M::KeepAt(part, t);
-      if (!M::kOwnCoefficients) {
+      to.keep = M::KeepAt(part, t);
+      if constexpr (!M::kOwnCoefficients) {
         for (int c = 0; c < kCoefficients; ++c) {
-          const Stream& to = part.systems[0].gradients[c];
-          if (to.data != nullptr) {
-            out.to[c] = reinterpret_cast<S*>(to.data + t * to.step * kBytes);
-          }
+          if (gradients[c].data[0] == nullptr) continue;
+          to.to[c] = reinterpret_cast<S*>(gradients[c].data[0]) + t * gradients[c].step;
         }
-        if (out.keep.none) {
-          ZeroGradients(out);
+        if (to.keep.none) {
+          ZeroGradients(to);
           continue;
         }
       }
       LoadCoefficients(t, t == end - 1);
-      Gather(t, &System::out, adjoint);
+      Gather(t, this->out, adjoint);
       LoadPast(t, past);
-      step.AllGradients(out, adjoint, past, scratch.work);
-      if (M::kOwnCoefficients) ScatterGradients(t, false);
+      step.AllGradients(to, adjoint, past, scratch.work);
+      ScatterGradients(t, false);
     }
-    if (M::kOwnCoefficients && begin < end) ScatterGradients(begin, true);
+    if (begin < end) ScatterGradients(begin, true);
   }
 
-  void ZeroGradients(const typename Step::Gradients& out) const {
+  void ZeroGradients(const typename Step::Gradients& to) const {
     for (int c = 0; c < kCoefficients; ++c) {
-      if (out.to[c] == nullptr || out.add[c]) continue;
-      for (int64_t i = 0; i < sizes.counts[c] * M::P; ++i) out.to[c][i] = 0;
+      if (to.to[c] == nullptr || to.add[c]) continue;
+      for (int64_t i = 0; i < sizes.counts[c] * M::P; ++i) to.to[c][i] = 0;
     }
   }
 
+  // Those of step t, or those that were added up over time.
   void ScatterGradients(int64_t t, bool over_time) const {
     if constexpr (M::kOwnCoefficients) {
       for (int c = 0; c < kCoefficients; ++c) {
-        const Stream& stream = part.systems[0].gradients[c];
-        if (stream.data == nullptr || (stream.step == 0) != over_time) continue;
-        void* to[kMostLanes];
-        Pointers(to, t, [c](const System& s) -> const Stream& { return s.gradients[c]; });
-        M::ScatterElements(sizes.counts[c], part, scratch.gradients[c], to,
+        const Bundle& to = gradients[c];
+        if (to.data[0] == nullptr || (to.step == 0) != over_time) continue;
+        M::ScatterElements(sizes.counts[c], part, scratch.gradients[c], to.data, t * to.step,
                            sizes.add[c] || over_time);
       }
     }
@@ -659,13 +764,13 @@ struct Pass {
 };
 
 template <class M>
-void Load(const Sizes& sizes, const Part& part, void* const* edges, void* memory) {
-  M::Gather(sizes, part, edges, Scratch<M>(sizes, part.count, memory).states[0]);
+void Load(const Sizes& sizes, const Part& part, char* const* edges, void* memory) {
+  M::Gather(sizes, part, edges, 0, Scratch<M>(sizes, part.count, memory).states[0]);
 }
 template <class M>
-void Store(const Sizes& sizes, const Part& part, void* const* edges, const void* memory) {
+void Store(const Sizes& sizes, const Part& part, char* const* edges, const void* memory) {
   const Scratch<M> scratch(sizes, part.count, const_cast<void*>(memory));
-  M::Scatter(sizes, part, scratch.states[0], edges);
+  M::Scatter(sizes, part, scratch.states[0], edges, 0);
 }
 template <class M>
 void Forward(const Sizes& sizes, const Part& part, int64_t begin, int64_t end, void* memory) {

@@ -149,6 +149,15 @@ class MatrixJob : public Job {
     }
     return systems;
   }
+  // Where an array of states before or after all steps lies for each lane.
+  std::vector<char*> Edges(const Layout& layout, int64_t set) const {
+    std::vector<char*> edges(across_ ? kernel_->lanes : 1);
+    for (size_t i = 0; i < edges.size(); ++i) {
+      const int64_t system = First(set) + static_cast<int64_t>(i);
+      edges[i] = layout.At(problem_, system < all_ ? system : First(set)).data;
+    }
+    return edges;
+  }
   int64_t First(int64_t set) const { return across_ ? set * kernel_->lanes : set; }
 
   Part PartOf(const std::vector<System>& systems) const {
@@ -192,13 +201,6 @@ class MatrixJob : public Job {
   }
 };
 
-std::vector<void*> Edges(const Layout& layout, const Problem& problem, int64_t first,
-                         size_t count) {
-  std::vector<void*> edges(count);
-  for (size_t i = 0; i < count; ++i) edges[i] = layout.At(problem, first + i).data;
-  return edges;
-}
-
 class ForwardJob : public MatrixJob {
  public:
   ForwardJob(const Scan& scan, int64_t threads) : MatrixJob(scan, threads), blocks_(ColumnBlocks()) {
@@ -224,8 +226,8 @@ class ForwardJob : public MatrixJob {
     }
     const Part part = Block(PartOf(systems), block, blocks_);
     if (part.count == 0) return;
-    const auto before = Edges(H0_, problem_, First(set), systems.size());
-    const auto after = Edges(H_last_, problem_, First(set), systems.size());
+    const auto before = Edges(H0_, set);
+    const auto after = Edges(H_last_, set);
     kernel_->load(sizes_, part, before.data(), scratch);
     kernel_->forward(sizes_, part, 0, steps(), scratch);
     kernel_->store(sizes_, part, after.data(), scratch);
@@ -350,17 +352,17 @@ class BackwardJob : public MatrixJob {
     const std::vector<System> systems = Both(set);
     const Part part = Block(PartOf(systems), block, blocks_);
     if (part.count == 0) return;
-    kernel_->load(sizes_, part, Edges(g_last_, problem_, First(set), systems.size()).data(),
+    kernel_->load(sizes_, part, Edges(g_last_, set).data(),
                   scratch);
     kernel_->adjoint(sizes_, part, 0, steps(), scratch);
-    kernel_->store(sizes_, part, Edges(dH0_, problem_, First(set), systems.size()).data(), scratch);
+    kernel_->store(sizes_, part, Edges(dH0_, set).data(), scratch);
   }
 
   void RunSet(int64_t set, int64_t task, void* scratch) {
     if (!any_) return RunAdjoint(set, 0, scratch);
     const std::vector<System> systems = WithGradients(set, task);
     const Part part = PartOf(systems);
-    kernel_->load(sizes_, part, Edges(g_last_, problem_, First(set), systems.size()).data(),
+    kernel_->load(sizes_, part, Edges(g_last_, set).data(),
                   scratch);
     int64_t elements = 3 * state();
     for (const int64_t count : sizes_.counts) elements += 2 * count;
@@ -371,7 +373,7 @@ class BackwardJob : public MatrixJob {
       kernel_->adjoint(sizes_, part, begin, end, scratch);
       kernel_->gradients(sizes_, part, begin, end, scratch);
     }
-    kernel_->store(sizes_, part, Edges(dH0_, problem_, First(set), systems.size()).data(), scratch);
+    kernel_->store(sizes_, part, Edges(dH0_, set).data(), scratch);
   }
 
   const int64_t blocks_;

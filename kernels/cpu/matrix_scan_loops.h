@@ -25,7 +25,7 @@ struct System {
   Stream reset;
   Stream in, out;           // X and H of the forward pass, g and dX of the adjoint
   Stream H;                 // for the gradients: the states, and the one before the first
-  const void* H0 = nullptr;
+  char* H0 = nullptr;
 };
 
 struct Sizes {
@@ -44,9 +44,10 @@ struct Part {
 // `scratch` holds `scratch(sizes, count)` bytes, and the running state from one call to the next.
 struct Kernel {
   int64_t (*scratch)(const Sizes&, int64_t count);
-  // The state is set from, or stored to, `edges`: one pointer to (n, m) elements for each system.
-  void (*load)(const Sizes&, const Part&, void* const* edges, void* scratch);
-  void (*store)(const Sizes&, const Part&, void* const* edges, const void* scratch);
+  // The state is set from, or stored to, `edges`: pointers to (n, m) elements, of one system or as
+  // many as there are lanes.
+  void (*load)(const Sizes&, const Part&, char* const* edges, void* scratch);
+  void (*store)(const Sizes&, const Part&, char* const* edges, const void* scratch);
   // Steps `begin` to `end`, in that order, and the adjoint from `end` down to `begin`.
   void (*forward)(const Sizes&, const Part&, int64_t begin, int64_t end, void* scratch);
   void (*adjoint)(const Sizes&, const Part&, int64_t begin, int64_t end, void* scratch);
