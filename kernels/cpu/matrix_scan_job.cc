@@ -259,7 +259,7 @@ class BackwardJob : public MatrixJob {
 
   void Run(int64_t task) override {
     std::vector<char> scratch(ScratchBytes());
-    if (ranges_ == 0) {
+    if (!split_) {
       const int64_t last = sets_ * (task + 1) / tasks_;
       for (int64_t set = sets_ * task / tasks_; set < last; ++set) RunSet(set, task, scratch.data());
       return;
@@ -297,11 +297,12 @@ class BackwardJob : public MatrixJob {
   void Cut() {
     const int64_t products = steps() * problem_.n * state();
     const bool few = sets_ < threads_ && sets_ * products >= kTaskProducts && steps() > 1;
-    if (few) {
-      ranges_ = any_ ? std::min(CeilDiv(threads_, sets_), steps()) : 0;
+    split_ = few && (any_ || blocks_ > 1);
+    if (split_) {
+      if (any_) ranges_ = std::min(CeilDiv(threads_, sets_), steps());
       parts_ = sets_ * ranges_;
       tasks_ = sets_ * blocks_ + parts_;
-      if (any_ || blocks_ > 1) return;
+      return;
     }
     tasks_ = TasksFor(sets_);
     if (shared_) tasks_ = std::min(tasks_, threads_);
@@ -380,7 +381,8 @@ class BackwardJob : public MatrixJob {
   Layout g_, H_, dX_, g_last_, dH0_, gradients_[kCoefficients];
   bool any_ = false;     // gradient of a coefficient
   bool shared_ = false;  // by several systems
-  int64_t ranges_ = 0;   // of time, for the gradients after the adjoint; 0 where they go together
+  bool split_ = false;   // the adjoint by blocks of columns, then the gradients by ranges of time
+  int64_t ranges_ = 0;
   int64_t parts_ = 1;    // that add to the gradients
   std::vector<char> sums_[kCoefficients];
   std::mutex mutex_;
