@@ -34,7 +34,8 @@ HALF = ("bfloat16", "float16")
 DTYPES = REAL + COMPLEX + HALF
 
 
-def _marks(name: str | None) -> tuple[pytest.MarkDecorator, ...]:
+def marks(name: str | None) -> tuple[pytest.MarkDecorator, ...]:
+    """Skip an implementation that is not installed here, unless it has to be."""
     if name is None or os.environ.get("FASTSCAN_REQUIRE_NATIVE") == "1":
         return ()
     found = fastscan.implementations()[name]
@@ -43,7 +44,7 @@ def _marks(name: str | None) -> tuple[pytest.MarkDecorator, ...]:
 
 def implementations(*names: str | None):
     """Parametrise over the named implementations, without those that are not installed here."""
-    params = [pytest.param(name, id=name or "automatic", marks=_marks(name)) for name in names]
+    params = [pytest.param(name, id=name or "automatic", marks=marks(name)) for name in names]
     return pytest.mark.parametrize("implementation", params)
 
 
@@ -317,7 +318,7 @@ def grid(implementation_dtypes: dict[str | None, Iterable[str]], cases: Iterable
     """Parametrise over (implementation, dtype, case)."""
     params = [
         pytest.param(
-            name, dtype, case, id=f"{name or 'automatic'}-{dtype}-{case}", marks=_marks(name)
+            name, dtype, case, id=f"{name or 'automatic'}-{dtype}-{case}", marks=marks(name)
         )
         for name, dtypes in implementation_dtypes.items()
         for dtype in dtypes

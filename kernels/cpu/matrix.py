@@ -19,7 +19,9 @@ _MAX_RANK = 16  # kMaxRank of job.h
 def supports(case: FusedCase) -> str | None:
     """Every shape and dtype, up to a number of batch axes."""
     if len(case.batch) > _MAX_RANK:
-        return f"has no kernel for {len(case.batch)} batch axes: fold some, {_MAX_RANK} are the most"
+        return (
+            f"has no kernel for {len(case.batch)} batch axes: fold some, {_MAX_RANK} are the most"
+        )
     return None
 
 
@@ -43,9 +45,7 @@ def _options(case: FusedCase) -> dict[str, bool]:
 def scan(case: FusedCase, operands: Mapping[str, Array]) -> list[Array]:
     """H[t] = A[t] H[t-1] + X[t], as (H_last, H)."""
     state = state_dtype(case)
-    types = [
-        jax.ShapeDtypeStruct((*case.batch, *case.core(name)), state) for name in ("H0", "X")
-    ]
+    types = [jax.ShapeDtypeStruct((*case.batch, *case.core(name)), state) for name in ("H0", "X")]
     call = jax.ffi.ffi_call("fastscan_matrix_scan", types)
     X = operands["X"].astype(state)
     H_last, H = call(X, *_rest(case, operands), **_options(case))

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import fastscan
 from fastscan import HouseholderProduct, LowRank, reference
-from tests.helpers import assert_close, normal, resets, state_dtype, widened
+from tests.helpers import assert_close, marks, normal, resets, state_dtype, widened
 
 FORMS = {"dense": None, "low-rank": LowRank, "product": HouseholderProduct}
 
@@ -62,7 +63,7 @@ class Case:
         front = self.prefix if self.front is None else self.front
         if self.form == "dense":
             A = normal(rng, (*front, n, n), dtype)
-            parts = {"A": (A * (1.5 / np.sqrt(n))).astype(A.dtype)}
+            parts = {"A": jax.device_put((np.asarray(A) * 1.5 / np.sqrt(n)).astype(A.dtype))}
         else:
             own = (*front, n) if self.terms is None else (*front, self.terms, n)
             scale = 2.0 / np.sqrt(n)
@@ -136,14 +137,25 @@ def _values_and_vjp(case, implementation, parts, X, H0, reset, cotangents):
     return out, vjp(cotangents)
 
 
+def values_and_vjp(case: Case, implementation: str | None, *arrays: Any):
+    """((H_last, H), cotangents of (coefficients, X, H0)), compiled as one program.
+
+    Cases that differ in their random numbers alone share it.
+    """
+    kind = dataclasses.replace(case, reset="none")
+    return _values_and_vjp(kind, implementation, *arrays)
+
+
 def check(implementation: str | None, case: Case, dtype: Any) -> None:
     """Values and all cotangents, their dtypes and shapes, against the oracle."""
     *arrays, reset = case.arguments(dtype)
     cotangents = case.cotangents(dtype)
-    (H_last, H), found = _values_and_vjp(case, implementation, *arrays, reset, cotangents)
+    (H_last, H), found = values_and_vjp(case, implementation, *arrays, reset, cotangents)
     assert (H_last.dtype, H.dtype) == (state_dtype(dtype), jnp.dtype(dtype))
-    expected, gradients = _values_and_vjp(
-        case, "oracle", *widened(arrays, dtype), reset, widened(cotangents, dtype)
+    shape = case.X[: case.axis + 1] if case.reset_shape is None else case.reset_shape
+    flags = np.zeros(shape, bool) if reset is None else reset
+    expected, gradients = values_and_vjp(
+        case, "oracle", *widened(arrays, dtype), flags, widened(cotangents, dtype)
     )
     assert_close((H_last, H), expected, dtype, case.length)
     like = jax.tree.leaves(arrays)
@@ -151,3 +163,22 @@ def check(implementation: str | None, case: Case, dtype: Any) -> None:
         (v.shape, v.dtype) for v in like
     ]
     assert_close(found, gradients, dtype, case.length)
+
+
+def grid(implementation: str | None, cases: list[Case]):
+    """Run a test with an implementation and each of these cases; it may be given several times."""
+
+    def decorate(test):
+        new = [
+            pytest.param(implementation, case, id=f"{implementation or 'automatic'}-{case}",
+                         marks=marks(implementation))
+            for case in cases
+        ]  # fmt: skip
+        marked = getattr(test, "pytestmark", [])
+        known = next((m for m in marked if m.args[0] == ("implementation", "case")), None)
+        if known is None:
+            return pytest.mark.parametrize(("implementation", "case"), new)(test)
+        known.args[1].extend(new)
+        return test
+
+    return decorate

@@ -1,9 +1,11 @@
 """Values and all cotangents against the oracle."""
 
+import dataclasses
+
 import pytest
 
-from tests.helpers import COMPLEX, DTYPES, RESETS, every_implementation
-from tests.matrix_scan.cases import Case, check
+from tests.helpers import COMPLEX, DTYPES, HALF, RESETS, native_only
+from tests.matrix_scan.cases import Case, check, grid
 
 LENGTHS = [
     Case((0, 3, 2), axis=0),
@@ -29,7 +31,6 @@ LAYOUTS = [
     Case((2, 9, 2, 3, 3, 2), front=(9, 1, 3), reset="random"),
     Case((2, 9, 3, 4, 2), form="low-rank", front=(1, 9, 3), d=(9, 1, 1)),
 ]
-RESET_KINDS = [Case((2, 9, 3, 2), reset=kind, reverse=r) for kind in RESETS for r in (False, True)]
 SIZES = [
     Case((1, 5, 1), vectors=True),
     Case((11, 5, 2), vectors=True, reset="random"),
@@ -40,33 +41,48 @@ SIZES = [
     Case((2, 9, 20, 19), form="low-rank", terms=3),
     Case((2, 9, 20, 19), form="product", terms=3),
 ]
+RESET_CASES = [Case((2, 9, 3, 2)), Case((2, 9, 3), form="product", vectors=True, reverse=True)]
 
 
-def table(cases):
-    return pytest.mark.parametrize("case", cases, ids=str)
-
-
-@every_implementation
-@table(LENGTHS + FORMS + LAYOUTS + RESET_KINDS)
+@grid("cpu", LENGTHS + FORMS + LAYOUTS)
+@grid("scan", [LENGTHS[0], LENGTHS[4], *FORMS[::3], FORMS[2], *LAYOUTS[:2], *LAYOUTS[4:]])
+@grid(
+    "associative", [LENGTHS[0], *LENGTHS[2:], FORMS[0], FORMS[3], FORMS[5], LAYOUTS[0], LAYOUTS[5]]
+)
+@grid(None, [LENGTHS[3]])
 def test_values_and_gradients(implementation, case):
     check(implementation, case, "float64")
 
 
-@every_implementation
-@table(SIZES)
+@grid("cpu", RESET_CASES)
+@grid("scan", RESET_CASES[:1])
+@grid("associative", RESET_CASES[:1])
+@pytest.mark.parametrize("reset", RESETS)
+def test_resets(implementation, case, reset):
+    check(implementation, dataclasses.replace(case, reset=reset), "float64")
+
+
+@native_only
+@pytest.mark.parametrize("case", SIZES, ids=str)
 def test_sizes(implementation, case):
     check(implementation, case, "float32")
 
 
-@every_implementation
+@grid("cpu", [LENGTHS[-1], FORMS[0]])
 @pytest.mark.parametrize("dtype", DTYPES)
-@table([LENGTHS[-1], FORMS[0]])
 def test_dtypes(implementation, dtype, case):
     check(implementation, case, dtype)
 
 
-@every_implementation
+@grid("scan", [FORMS[3]])
+@grid("associative", [FORMS[0]])
+@pytest.mark.parametrize("dtype", ["complex64", *HALF])
+def test_dtypes_of_the_fallbacks(implementation, dtype, case):
+    check(implementation, case, dtype)
+
+
+@native_only
 @pytest.mark.parametrize("dtype", COMPLEX)
-@table([SIZES[1], SIZES[3], FORMS[4], LAYOUTS[4]])
+@pytest.mark.parametrize("case", [SIZES[1], SIZES[3], FORMS[4], LAYOUTS[4]], ids=str)
 def test_complex(implementation, dtype, case):
     check(implementation, case, dtype)
