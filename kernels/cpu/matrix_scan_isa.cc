@@ -133,28 +133,31 @@ struct Columns {
   static constexpr int N = N_, P = E::kParts;
   static constexpr bool kOwnCoefficients = false;
   using Num = Number<E, N>;
+  using Plain = std::conditional_t<sizeof(S) == 4, F32, F64>;
 
   static int64_t Groups(const Sizes&, int64_t count) { return (count + N - 1) / N; }
 
   [[gnu::always_inline]] static Num Coefficient(const S* p, int64_t i) {
     Num x;
     Unroll<P>([&](auto part) __attribute__((always_inline)) {
-      x.part[part] = p[i * P + part] + typename Num::V{};
+      x.part[part] = Splat<Plain, N>(p + i * P + part);
     });
     return x;
   }
 
   static void Gather(const Sizes& sizes, const Part& part, char* const* from, int64_t offset,
                      S* to) {
+    // Copies, which the compiler knows that no store changes.
+    const int64_t n = sizes.n, row = sizes.m * P, count = part.count;
+    const int64_t whole = P == 1 ? count / N * N : 0;
     const auto* base = reinterpret_cast<const S*>(from[0]) + offset + part.first * P;
-    for (int64_t i = 0; i < sizes.n; ++i, base += sizes.m * P) {
-      for (int64_t lane = 0; lane < part.count; lane += N, to += N * P) {
-        const S* p = base + lane * P;
-        if (P == 1 && lane + N <= part.count) {
-          StoreRaw(to, LoadRaw<Vector<S, N>>(p));
-        } else {
-          for (int l = 0; l < N; ++l) {
-            for (int q = 0; q < P; ++q) to[q * N + l] = lane + l < part.count ? p[l * P + q] : S{0};
+    for (int64_t i = 0; i < n; ++i, base += row) {
+      int64_t lane = 0;
+      for (; lane < whole; lane += N, to += N) StoreRaw(to, LoadRaw<Vector<S, N>>(base + lane));
+      for (; lane < count; lane += N, to += N * P) {
+        for (int l = 0; l < N; ++l) {
+          for (int q = 0; q < P; ++q) {
+            to[q * N + l] = lane + l < count ? base[(lane + l) * P + q] : S{0};
           }
         }
       }
@@ -163,16 +166,17 @@ struct Columns {
 
   static void Scatter(const Sizes& sizes, const Part& part, const S* from, char* const* to,
                       int64_t offset) {
+    const int64_t n = sizes.n, row = sizes.m * P, count = part.count;
+    const int64_t whole = P == 1 ? count / N * N : 0;
     auto* base = reinterpret_cast<S*>(to[0]) + offset + part.first * P;
-    for (int64_t i = 0; i < sizes.n; ++i, base += sizes.m * P) {
-      for (int64_t lane = 0; lane < part.count; lane += N, from += N * P) {
-        S* p = base + lane * P;
-        if (P == 1 && lane + N <= part.count) {
-          StoreRaw(p, LoadRaw<Vector<S, N>>(from));
-        } else {
-          for (int l = 0; l < N && lane + l < part.count; ++l) {
-            for (int q = 0; q < P; ++q) p[l * P + q] = from[q * N + l];
-          }
+    for (int64_t i = 0; i < n; ++i, base += row) {
+      int64_t lane = 0;
+      for (; lane < whole; lane += N, from += N) {
+        StoreRaw(base + lane, LoadRaw<Vector<S, N>>(from));
+      }
+      for (; lane < count; lane += N, from += N * P) {
+        for (int l = 0; l < N && lane + l < count; ++l) {
+          for (int q = 0; q < P; ++q) base[(lane + l) * P + q] = from[q * N + l];
         }
       }
     }
@@ -188,26 +192,31 @@ struct Columns {
   }
 
   // Element i + j of the gradient is the sum over lanes of x[j].
-  static constexpr int kTile = N;
-  [[gnu::always_inline]] static void Emit(const Keep<E, N>&, S* to, int64_t i, Num (&x)[N],
+  static constexpr int kTile = N > 1 ? N : 8;
+  [[gnu::always_inline]] static void Emit(const Keep<E, N>&, S* to, int64_t i, Num (&x)[kTile],
                                           int64_t count, bool add) {
-    using V = typename Num::V;
-    V sums[P];
-    Unroll<P>([&](auto part) __attribute__((always_inline)) {
-      V each[N];
-      Unroll<N>([&](auto j) __attribute__((always_inline)) { each[j] = x[j].part[part]; });
-      sums[part] = SumEach<N>(each);
-    });
     S* at = to + i * P;
-    if (P == 1 && count == N) {
-      StoreRaw(at, add ? LoadRaw<V>(at) + sums[0] : sums[0]);
-      return;
-    }
-    S plain[P][N];
-    for (int part = 0; part < P; ++part) StoreRaw(plain[part], sums[part]);
+    S sums[P][kTile];
+    Unroll<P>([&](auto part) __attribute__((always_inline)) {
+      using V = Vector<S, kTile>;
+      V sum;
+      if constexpr (N > 1) {
+        V each[N];
+        Unroll<N>([&](auto j) __attribute__((always_inline)) { each[j] = x[j].part[part]; });
+        sum = SumEach<N>(each);
+      } else {
+        Unroll<kTile>([&](auto j) __attribute__((always_inline)) { sum[j] = x[j].part[part]; });
+      }
+      if (P == 1 && count == kTile) {
+        StoreRaw(at, add ? LoadRaw<V>(at) + sum : sum);
+      } else {
+        StoreRaw(sums[part], sum);
+      }
+    });
+    if (P == 1 && count == kTile) return;
     for (int64_t j = 0; j < count; ++j) {
       for (int part = 0; part < P; ++part) {
-        at[j * P + part] = add ? at[j * P + part] + plain[part][j] : plain[part][j];
+        at[j * P + part] = add ? at[j * P + part] + sums[part][j] : sums[part][j];
       }
     }
   }
@@ -463,21 +472,20 @@ struct StepOf {
   void RowGradient(const Gradients& out, int which, int64_t to, const S* a, const S* x) const {
     if (out.to[which] == nullptr) return;
     constexpr int C = M::kTile;
-    for (int64_t column = 0; column < sizes.n; column += C) {
-      const int64_t count = column + C <= sizes.n ? C : sizes.n - column;
-      const S* rows[C];
-      // What lies beyond the last column is computed from it again, and dropped.
-      for (int j = 0; j < C; ++j) {
-        rows[j] = x + (column + (j < count ? j : count - 1)) * groups * kSize;
-      }
+    const int64_t n = sizes.n, row = groups * kSize;
+    for (int64_t column = 0; column < n; column += C) {
+      const int64_t count = column + C <= n ? C : n - column;
+      const S* rows = x + column * row;
       Num sum[C] = {};
       for (int64_t k = 0; k < groups; ++k) {
         const Num a_k = At(a, k);
         Unroll<C>([&](auto j) __attribute__((always_inline)) {
+          // What lies beyond the last column is computed from it again, and dropped.
+          const S* x_j = rows + (count == C || j < count ? int64_t{j} : count - 1) * row;
           if constexpr (negative) {
-            SubtractProduct(sum[j], a_k, At(rows[j], k));
+            SubtractProduct(sum[j], a_k, At(x_j, k));
           } else {
-            AddProduct(sum[j], a_k, At(rows[j], k));
+            AddProduct(sum[j], a_k, At(x_j, k));
           }
         });
       }
@@ -591,6 +599,8 @@ int64_t ScratchBytes(const Sizes& sizes, int64_t count) {
   return Scratch<M>(sizes, count, nullptr).used * static_cast<int64_t>(sizeof(typename M::S));
 }
 
+constexpr int64_t kPrefetchBytes = 1024;
+
 template <class M>
 struct Pass {
   using S = typename M::S;
@@ -646,6 +656,26 @@ struct Pass {
     }
   }
 
+  // Asks for the lines of a step that will be read or written soon. The processor does so itself
+  // where addresses ascend, and seldom where they descend, as they do in the adjoint.
+  void Prefetch(int64_t t, const Bundle& of, int64_t count) const {
+    if (of.step == 0) return;
+    for (const char* data : of.data) {
+      const char* p = data + t * of.step * static_cast<int64_t>(sizeof(S));
+      const int64_t bytes = count * M::P * static_cast<int64_t>(sizeof(S));
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+    }
+  }
+  void PrefetchCoefficients(int64_t t) const {
+    for (int c = 0; c < kCoefficients; ++c) {
+      if (sizes.counts[c] > 0) Prefetch(t, coefficients[c], sizes.counts[c]);
+    }
+  }
+  int64_t Ahead() const {
+    const int64_t bytes = sizes.n * sizes.m * M::P * static_cast<int64_t>(sizeof(S));
+    return 1 + kPrefetchBytes / (bytes + 1);
+  }
+
   void Gather(int64_t t, const Bundle& from, S* to) const {
     M::Gather(sizes, part, from.data, t * from.step, to);
   }
@@ -681,7 +711,13 @@ struct Pass {
 
   void Adjoint(int64_t begin, int64_t end) {
     S *c = scratch.states[0], *adjoint = scratch.states[1];
+    const int64_t ahead = Ahead();
     for (int64_t t = end - 1; t >= begin; --t) {
+      if (t >= ahead) {
+        Prefetch(t - ahead, in, sizes.n * sizes.m);
+        Prefetch(t - ahead, out, sizes.n * sizes.m);
+        PrefetchCoefficients(t - ahead);
+      }
       LoadCoefficients(t, t == end - 1);
       Gather(t, in, adjoint);
       for (int64_t i = 0; i < step.state(); ++i) {
@@ -722,7 +758,12 @@ struct Pass {
       to.to[c] = scratch.gradients[c];
       if (over_time) step.Zero(scratch.gradients[c], sizes.counts[c]);
     }
+    const int64_t ahead = Ahead();
     for (int64_t t = end - 1; t >= begin; --t) {
+      if (t > ahead) Prefetch(t - 1 - ahead, H, sizes.n * sizes.m);
+      for (int c = 0; c < kCoefficients && t >= ahead; ++c) {
+        if (gradients[c].data[0] != nullptr) Prefetch(t - ahead, gradients[c], sizes.counts[c]);
+      }
       to.keep = M::KeepAt(part, t);
       if constexpr (!M::kOwnCoefficients) {
         for (int c = 0; c < kCoefficients; ++c) {
