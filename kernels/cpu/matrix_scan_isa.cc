@@ -205,7 +205,9 @@ struct Columns {
         Unroll<N>([&](auto j) __attribute__((always_inline)) { each[j] = x[j].part[part]; });
         sum = SumEach<N>(each);
       } else {
-        Unroll<kTile>([&](auto j) __attribute__((always_inline)) { sum[j] = x[j].part[part]; });
+        Unroll<kTile>([&](auto j) __attribute__((always_inline)) {
+          sum[decltype(j)::value] = x[j].part[part];
+        });
       }
       if (P == 1 && count == kTile) {
         StoreRaw(at, add ? LoadRaw<V>(at) + sum : sum);

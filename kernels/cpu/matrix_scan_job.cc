@@ -30,6 +30,8 @@ constexpr int64_t kBlockBytes = 1 << 17;
 // The least arithmetic that is worth a task of its own.
 constexpr int64_t kTaskProducts = 1 << 14;
 constexpr int64_t kTasksPerThread = 4;
+// Columns in fewer vectors share the coefficients that they read with too little arithmetic.
+constexpr int64_t kBlockVectors = 4;
 // The largest matrices that are worth transposing, so that systems lie across lanes.
 constexpr int64_t kMostInterleaved = 16;
 
@@ -130,8 +132,8 @@ class MatrixJob : public Job {
   int64_t ColumnBlocks() const {
     const int64_t products = steps() * problem_.n * state();
     if (across_ || sets_ == 0 || sets_ >= threads_ || products < kTaskProducts) return 1;
-    const int64_t vectors = CeilDiv(problem_.m, kernel_->lanes);
-    return std::min(vectors, CeilDiv(threads_, sets_));
+    const int64_t most = problem_.m / (kBlockVectors * kernel_->lanes);
+    return std::max<int64_t>(std::min(most, CeilDiv(threads_, sets_)), 1);
   }
 
   // The systems of one set, without the arrays that only one of the passes has.
