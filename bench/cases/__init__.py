@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 
-from fastscan.bench.cases import linear
+from fastscan.bench.cases import linear, matrix
 from fastscan.bench.cases.case import Case
 
-FAMILIES: dict[str, tuple[Case, ...]] = {"linear": linear.CASES}
+FAMILIES: dict[str, tuple[Case, ...]] = {"linear": linear.CASES, "matrix": matrix.CASES}
 
 
 def select(family: str, *, quick: bool = False, names: Collection[str] = ()) -> tuple[Case, ...]:
