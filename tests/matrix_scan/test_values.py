@@ -74,10 +74,9 @@ def test_dtypes(implementation, dtype, case):
 
 
 @grid("scan", [FORMS[3]])
-@grid("associative", [FORMS[0]])
-@pytest.mark.parametrize("dtype", ["bfloat16"])
-def test_dtypes_of_the_fallbacks(implementation, dtype, case):
-    check(implementation, case, dtype)
+@grid("associative", [LAYOUTS[0]])
+def test_half_precision_of_the_fallbacks(implementation, case):
+    check(implementation, case, "bfloat16")
 
 
 @native_only
