@@ -178,6 +178,54 @@ def selective_scan(
     return h_last, jnp.moveaxis(y, 0, len(batch))
 
 
+def matrix_scan(
+    A: ArrayLike,
+    X: ArrayLike,
+    H0: ArrayLike | None = None,
+    *,
+    reset: ArrayLike | None = None,
+    reverse: bool = False,
+) -> tuple[Array, Array]:
+    """H[t] = A[t] @ H[t-1] + X[t] in float64 or complex128, for one system, time first.
+
+    A: (T, n, n), or (n, n), or the factors that `dense` makes matrices of; X: (T, n, m); H0:
+    (n, m); reset: (T,). For more systems, `jax.vmap` it.
+
+    Raises:
+        RuntimeError: x64 is off, so that there is no float64.
+    """
+    dtype = _double(A, X)
+    X = jnp.asarray(X, dtype)
+    T, n, m = X.shape
+    A = jnp.broadcast_to(jnp.asarray(A, dtype), (T, n, n))
+    start = jnp.broadcast_to(jnp.asarray(0 if H0 is None else H0, dtype), (n, m))
+    reset = jnp.zeros(T, bool) if reset is None else jnp.asarray(reset)
+
+    def step(H: Array, at_t: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        A_t, X_t, reset_t = at_t
+        H = jnp.where(reset_t, 0, A_t) @ jnp.where(reset_t, 0, H) + X_t
+        return H, H
+
+    return lax.scan(step, start, (A, X, reset), reverse=reverse)
+
+
+def dense(d: ArrayLike, u: ArrayLike, w: ArrayLike, *, product: bool = False) -> Array:
+    """The matrices (..., n, n) of `LowRank`, or with `product` of `HouseholderProduct`.
+
+    d: (..., n); u, w: (..., r, n).
+    """
+    dtype = _double(d, u)
+    d, u, w = (jnp.asarray(value, dtype) for value in (d, u, w))
+    eye = jnp.eye(u.shape[-1], dtype=dtype)
+    A = d[..., None] * eye
+    outer = u[..., :, None] * w[..., None, :]
+    if not product:
+        return A - jnp.sum(outer, axis=-3)
+    for i in range(u.shape[-2]):
+        A = (eye - outer[..., i, :, :]) @ A
+    return A
+
+
 def _double(*arrays: ArrayLike) -> np.dtype:
     """float64 or complex128, as the arrays are real or complex."""
     dtype = np.dtype(jnp.promote_types(jnp.result_type(*arrays), jnp.float64))
@@ -189,4 +237,4 @@ def _double(*arrays: ArrayLike) -> np.dtype:
     return dtype
 
 
-__all__ = ["linear_attention", "linear_scan", "selective_scan"]
+__all__ = ["dense", "linear_attention", "linear_scan", "matrix_scan", "selective_scan"]

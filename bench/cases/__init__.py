@@ -2,11 +2,12 @@
 
 from collections.abc import Collection
 
-from fastscan.bench.cases import attention, linear
+from fastscan.bench.cases import attention, linear, matrix
 from fastscan.bench.cases.case import Case
 
 FAMILIES: dict[str, tuple[Case, ...]] = {
     "linear": linear.CASES,
+    "matrix": matrix.CASES,
     "attention": attention.CASES,
 }
 

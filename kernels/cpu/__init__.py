@@ -24,6 +24,8 @@ TARGETS = (
     "fastscan_attention_backward",
     "fastscan_selective_scan",
     "fastscan_selective_backward",
+    "fastscan_matrix_scan",
+    "fastscan_matrix_backward",
 )
 """The custom calls that a compiled program makes, and the symbols behind them."""
 
