@@ -12,7 +12,7 @@ import tyro
 class Bench:
     """Time a family of recurrences against what JAX offers, each case behind a correctness gate."""
 
-    family: tyro.conf.Positional[Literal["linear"]] = "linear"
+    family: tyro.conf.Positional[Literal["linear", "selective"]] = "linear"
     """The family of recurrences."""
     quick: bool = False
     """A few cases and few repetitions: under a minute."""

@@ -2,10 +2,13 @@
 
 from collections.abc import Collection
 
-from fastscan.bench.cases import linear
+from fastscan.bench.cases import linear, selective
 from fastscan.bench.cases.case import Case
 
-FAMILIES: dict[str, tuple[Case, ...]] = {"linear": linear.CASES}
+FAMILIES: dict[str, tuple[Case, ...]] = {
+    "linear": linear.CASES,
+    "selective": selective.CASES,
+}
 
 
 def select(family: str, *, quick: bool = False, names: Collection[str] = ()) -> tuple[Case, ...]:
