@@ -483,14 +483,16 @@ class AllChannels {
     LoadStates(to.a, a, states_, channel, count);
     LoadLanes(to.d, d, channel, count);
     for (int64_t i = 0; i < kBlock<S>; ++i) {
-      S largest = 0;
+      // Not 0, so that the limit is finite; what is not finite itself makes it NaN.
+      S largest = S(1e-30), strange = 0;
       for (int64_t n = 0; n < states_; ++n) {
         const S a_n = to.a[n * kBlock<S> + i], size = a_n < 0 ? -a_n : a_n;
         to.exponent[n * kBlock<S> + i] = a_n * PowerConstants<S>::kLog2E;
         to.inverse_a[n * kBlock<S> + i] = S{1} / a_n;
-        largest = size <= largest ? largest : size;  // NaN is kept
+        largest = size > largest ? size : largest;
+        strange += a_n - a_n;
       }
-      to.limit[i] = PowerConstants<S>::kSafe * PowerConstants<S>::kLn2 / largest;
+      to.limit[i] = PowerConstants<S>::kSafe * PowerConstants<S>::kLn2 / largest + strange;
     }
   }
 

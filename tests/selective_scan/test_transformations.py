@@ -51,12 +51,22 @@ def test_vmap(implementation, mapped):
     )
 
 
+def _equations(jaxpr):
+    """All equations of a jaxpr, those of inner jaxprs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
 def test_vmap_makes_one_call_and_repeats_nothing():
     arguments, axes = _stacked(SMALL.arguments("float64"), ("u",))
     jaxpr = jax.make_jaxpr(jax.vmap(lambda a: fastscan.selective_scan(**a), in_axes=(axes,)))(
         arguments
     )
-    bound = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == "fastscan_scan"]
+    bound = [e for e in _equations(jaxpr.jaxpr) if e.primitive.name == "fastscan_scan"]
     assert len(bound) == 1
     shapes = [v.aval.shape[0] for v in bound[0].invars]
     assert shapes.count(3) == 1 and shapes.count(1) == len(shapes) - 1

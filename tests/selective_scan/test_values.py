@@ -118,6 +118,18 @@ def test_decays_that_underflow_and_overflow(implementation):
     np.testing.assert_array_equal(y[0], [0.0, 0.0, 1.0, np.inf])
 
 
+@implementations(None, "scan")
+@pytest.mark.parametrize("strange", [np.nan, -np.inf])
+def test_what_is_not_finite_stays_in_its_channel(implementation, strange):
+    arguments = Problem(9, 20, 2).arguments("float32")
+    _, clean = apply(implementation, arguments)
+    _, y = apply(implementation, arguments | {"A": arguments["A"].at[3, 0].set(strange)})
+    # exp(-inf) is 0: this state forgets everything at once.
+    assert np.isnan(y[:, 3]).all() == np.isnan(strange)
+    assert np.isfinite(y[:, 3]).all() == np.isinf(strange)
+    np.testing.assert_allclose(np.delete(y, 3, 1), np.delete(clean, 3, 1), rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_of_one_program_are_the_same_bits_on_every_run():
     problem = Problem(200, 40, 5, (4,), reset="random")
     arguments = problem.arguments("float32")
