@@ -150,7 +150,8 @@ int64_t BackwardBytes(const Extents& x, int64_t channels) {
   const int64_t blocks = CeilDiv(channels, kBlock<S>), row = x.states * kBlock<S>;
   return AllChannels<S>::Bytes(x, blocks) + 2 * Arena::Bytes<S>(blocks * row) +
          Arena::Bytes<S>(blocks * kBlock<S>) + Arena::Bytes<S>((x.chunk + 1) * row) +
-         (x.zoh ? 3 : 1) * Arena::Bytes<S>(x.chunk * row) + 5 * Arena::Bytes<S>(x.chunk * kBlock<S>) +
+         (x.zoh ? 3 : 1) * Arena::Bytes<S>(x.chunk * row) +
+         5 * Arena::Bytes<S>(x.chunk * kBlock<S>) +
          2 * Arena::Bytes<S>(x.chunk * x.states * kLanes<S>) +
          4 * Arena::Bytes<S>(x.chunk * x.states) + Arena::Bytes<uint8_t>(x.chunk);
 }
