@@ -12,7 +12,7 @@ import tyro
 class Bench:
     """Time a family of recurrences against what JAX offers, each case behind a correctness gate."""
 
-    family: tyro.conf.Positional[Literal["linear", "matrix", "attention"]] = "linear"
+    family: tyro.conf.Positional[Literal["linear", "matrix", "selective", "attention"]] = "linear"
     """The family of recurrences."""
     quick: bool = False
     """A few cases and few repetitions: under a minute."""

@@ -113,8 +113,10 @@ def _bind(given, *, dtype, state, discretization, reverse, names) -> tuple[Array
         "h0": state,
         "reset": np.dtype(bool),
     }
-    operands = {name: jnp.asarray(array, types[name]) for name, array in given.items()}
-    operands.setdefault("h0", jnp.zeros(operands["A"].shape[-2:], state))
+    operands: dict[str, Array | None] = {
+        name: jnp.asarray(array, types[name]) for name, array in given.items()
+    }
+    operands.setdefault("h0", jnp.zeros(given["A"].shape[-2:], state))
     h_last, y = fused.call(
         selective.FAMILY.name,
         operands,

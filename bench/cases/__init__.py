@@ -2,12 +2,13 @@
 
 from collections.abc import Collection
 
-from fastscan.bench.cases import attention, linear, matrix
+from fastscan.bench.cases import attention, linear, matrix, selective
 from fastscan.bench.cases.case import Case
 
 FAMILIES: dict[str, tuple[Case, ...]] = {
     "linear": linear.CASES,
     "matrix": matrix.CASES,
+    "selective": selective.CASES,
     "attention": attention.CASES,
 }
 

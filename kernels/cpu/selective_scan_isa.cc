@@ -11,436 +11,13 @@
 #include "vector.h"
 
 #include "exponential.h"
+#include "selective_scan_rows.h"
+
+#include "selective_scan_blocks.h"
 
 namespace fastscan {
 namespace selective {
 namespace {
-
-constexpr int kRegisters = 2;
-
-template <class S>
-constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(S));
-template <class S>
-constexpr int kBlock = kRegisters * kLanes<S>;
-template <class S>
-using Register = Vector<S, kLanes<S>>;
-
-// One register for each part of a block.
-template <class S>
-struct Block {
-  Register<S> part[kRegisters];
-
-  [[gnu::always_inline]] static Block Load(const S* p) {
-    Block b;
-    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      b.part[i] = LoadRaw<Register<S>>(p + i * kLanes<S>);
-    });
-    return b;
-  }
-  [[gnu::always_inline]] void Store(S* p) const {
-    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      StoreRaw(p + i * kLanes<S>, part[i]);
-    });
-  }
-};
-
-// Takes memory from a workspace, in whole cache lines.
-class Arena {
- public:
-  explicit Arena(void* at) : at_(static_cast<char*>(at)) {}
-  template <class S>
-  S* Take(int64_t count) {
-    char* taken = at_;
-    at_ += Bytes<S>(count);
-    return reinterpret_cast<S*>(taken);
-  }
-  template <class S>
-  static int64_t Bytes(int64_t count) {
-    return (count * static_cast<int64_t>(sizeof(S)) + 63) / 64 * 64;
-  }
-
- private:
-  char* at_;
-};
-
-// ---- copies ----------------------------------------------------------------------------------
-
-template <class E>
-using Scalar = typename E::Scalar;
-template <class E>
-using Storage = typename E::Storage;
-
-template <class E>
-void LoadElements(Scalar<E>* to, const Storage<E>* from, int64_t count) {
-  constexpr int N = kLanes<Scalar<E>>;
-  int64_t i = 0;
-  for (; i + N <= count; i += N) StoreRaw(to + i, Load<E, N>(from + i));
-  for (; i < count; ++i) StoreRaw(to + i, Load<E, 1>(from + i));
-}
-template <class E>
-void StoreElements(Storage<E>* to, const Scalar<E>* from, int64_t count) {
-  constexpr int N = kLanes<Scalar<E>>;
-  int64_t i = 0;
-  for (; i + N <= count; i += N) Store<E, N>(to + i, LoadRaw<Lanes<E, N>>(from + i));
-  for (; i < count; ++i) Store<E, 1>(to + i, LoadRaw<Lanes<E, 1>>(from + i));
-}
-
-// Where the steps of a chunk are in an array of (T, width).
-struct Rows {
-  int64_t first, step, count;
-};
-
-// `count` columns of these rows, densely with `pitch`, and zeros behind them.
-template <class E>
-void LoadRows(Scalar<E>* to, int64_t pitch, const void* from, const Rows& rows, int64_t width,
-              int64_t column, int64_t count) {
-  using S = Scalar<E>;
-  const auto* row = static_cast<const Storage<E>*>(from) + rows.first * width + column;
-  for (int64_t t = 0; t < rows.count; ++t, row += rows.step * width, to += pitch) {
-    if (count == kBlock<S> && pitch == kBlock<S>) {
-      Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-        StoreRaw(to + i * kLanes<S>, Load<E, kLanes<S>>(row + i * kLanes<S>));
-      });
-      continue;
-    }
-    LoadElements<E>(to, row, count);
-    for (int64_t i = count; i < pitch; ++i) to[i] = 0;
-  }
-}
-template <class E>
-void StoreRows(void* to, const Scalar<E>* from, int64_t pitch, const Rows& rows, int64_t width,
-               int64_t column, int64_t count) {
-  using S = Scalar<E>;
-  auto* row = static_cast<Storage<E>*>(to) + rows.first * width + column;
-  for (int64_t t = 0; t < rows.count; ++t, row += rows.step * width, from += pitch) {
-    if (count == kBlock<S>) {
-      Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-        Store<E, kLanes<S>>(row + i * kLanes<S>, LoadRaw<Register<S>>(from + i * kLanes<S>));
-      });
-      continue;
-    }
-    StoreElements<E>(row, from, count);
-  }
-}
-
-// The rows of a block's channels, of which `count` are there, in some arrays of (T, width): where they
-// are, if that is as the loops want them, else in copies. Rows that are a power of two apart fall on
-// the same few lines of the first-level cache: of many arrays one wants copies.
-template <class E>
-class BlockRows {
- public:
-  using S = Scalar<E>;
-  BlockRows(const Rows& rows, int64_t width, int64_t channel, int64_t count, bool copy)
-      : rows_(rows),
-        width_(width),
-        channel_(channel),
-        count_(count),
-        in_place_(std::is_same_v<Storage<E>, S> && count == kBlock<S> && !copy) {}
-
-  int64_t pitch() const { return in_place_ ? rows_.step * width_ : kBlock<S>; }
-
-  const S* Load(const void* from, S* copy) const {
-    if (in_place_) return static_cast<const S*>(from) + rows_.first * width_ + channel_;
-    LoadRows<E>(copy, kBlock<S>, from, rows_, width_, channel_, count_);
-    return copy;
-  }
-  S* Target(void* to, S* copy) const {
-    return in_place_ ? static_cast<S*>(to) + rows_.first * width_ + channel_ : copy;
-  }
-  void Store(void* to, const S* copy) const {
-    if (!in_place_) StoreRows<E>(to, copy, kBlock<S>, rows_, width_, channel_, count_);
-  }
-
- private:
-  const Rows rows_;
-  const int64_t width_, channel_, count_;
-  const bool in_place_;
-};
-
-// The states (channel, n) of a block's channels as (n, lane), and back.
-template <class S>
-void LoadStates(S* to, const void* from, int64_t states, int64_t channel, int64_t count) {
-  const S* channels = static_cast<const S*>(from) + channel * states;
-  for (int64_t n = 0; n < states; ++n, to += kBlock<S>) {
-    for (int64_t i = 0; i < kBlock<S>; ++i) to[i] = i < count ? channels[i * states + n] : S{0};
-  }
-}
-template <class S>
-void StoreStates(void* to, const S* from, int64_t states, int64_t channel, int64_t count) {
-  S* channels = static_cast<S*>(to) + channel * states;
-  for (int64_t n = 0; n < states; ++n, from += kBlock<S>) {
-    for (int64_t i = 0; i < count; ++i) channels[i * states + n] = from[i];
-  }
-}
-
-template <class S>
-void LoadLanes(S* to, const void* from, int64_t channel, int64_t count) {
-  for (int64_t i = 0; i < kBlock<S>; ++i) {
-    to[i] = from != nullptr && i < count ? static_cast<const S*>(from)[channel + i] : S{0};
-  }
-}
-
-template <class S>
-void Clear(S* p, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) p[i] = 0;
-}
-
-// ---- one block, one chunk --------------------------------------------------------------------
-
-// What does not change over time, of one block.
-template <class S>
-struct Channels {
-  S* a;          // (n, lane)
-  S* exponent;   // A log2(e), which makes dt A the exponent of a power of two
-  S* inverse_a;  // 1 / A, for zoh
-  S* d;          // (lane)
-  S* limit;      // (lane): up to this |dt| no exponent leaves the range of PowerOfTwo
-};
-
-// The operands of one chunk: rows of lanes, `pitch` apart, and of states.
-template <class S>
-struct Steps {
-  const S *u, *dt;
-  int64_t pitch;
-  const S *b, *c;
-  const uint8_t* cut;
-  bool has_cut;
-  int64_t count, states;
-};
-
-// Whether an exponent may leave the range of PowerOfTwo, or there is a reset: then the loops have
-// more to do.
-template <class S>
-bool NeedsCare(const Steps<S>& steps, const Channels<S>& channels) {
-  using Bits = Vector<std::conditional_t<sizeof(S) == 4, int32_t, int64_t>, kLanes<S>>;
-  const Block<S> limit = Block<S>::Load(channels.limit);
-  Bits within = ~Bits{};
-  for (int64_t t = 0; t < steps.count; ++t) {
-    const Block<S> dt = Block<S>::Load(steps.dt + t * steps.pitch);
-    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      // False of NaN.
-      within &= (dt.part[i] <= limit.part[i]) & (-dt.part[i] <= limit.part[i]);
-    });
-  }
-  bool all = !steps.has_cut;
-  for (int i = 0; i < kLanes<S>; ++i) all = all && within[i];
-  return !all;
-}
-
-// exp(dt A), the weight of B u, and (`slope`) the derivative of this weight with respect to A.
-template <class S, bool zoh, bool care, bool with_slope>
-[[gnu::always_inline]] inline void Discretize(Register<S> dt, const Channels<S>& channels,
-                                              int64_t at, Register<S>& e, Register<S>& weight,
-                                              Register<S>& slope) {
-  using V = Register<S>;
-  const Power<S> power = PowerOfTwo<S, care>(dt, LoadRaw<V>(channels.exponent + at));
-  e = power.value;
-  weight = dt;
-  if constexpr (zoh) {
-    // Next to A = 0 by the polynomials, elsewhere by what they mean.
-    using X = PowerConstants<S>;
-    const V inverse = LoadRaw<V>(channels.inverse_a + at);
-    const auto near = power.k == 0;
-    weight = near ? V(dt * (power.twice_w * (X::kLog2E / 2))) : V((e - S{1}) * inverse);
-    if constexpr (with_slope) {
-      const V by_series = dt * dt * Horner(X::kSlope, power.f);
-      slope = near ? by_series : V((dt * e - weight) * inverse);
-    }
-  }
-}
-
-// Runs over the chunk from the states `h` (n, lane), which it updates.
-template <class S, bool zoh, bool care>
-void ForwardBlock(Channels<S> channels, Steps<S> steps, S* h, S* y) {
-  constexpr int N = kLanes<S>;
-  using V = Register<S>;
-  const Block<S> d = Block<S>::Load(channels.d);
-  const int64_t states = steps.states;
-  for (int64_t t = 0; t < steps.count; ++t) {
-    const Block<S> dt = Block<S>::Load(steps.dt + t * steps.pitch);
-    const Block<S> u = Block<S>::Load(steps.u + t * steps.pitch);
-    const S *b = steps.b + t * states, *c = steps.c + t * states;
-    const bool cut = care && steps.cut[t];
-    Block<S> sum, x;
-    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      sum.part[i] = d.part[i] * u.part[i];
-      x.part[i] = dt.part[i] * u.part[i];
-    });
-    for (int64_t n = 0; n < states; ++n) {
-      const S b_n = b[n], c_n = c[n];
-      Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-        const int64_t at = n * kBlock<S> + i * N;
-        V e, weight, slope;
-        Discretize<S, zoh, care, false>(dt.part[i], channels, at, e, weight, slope);
-        const V drive = zoh ? V(weight * u.part[i]) : x.part[i];
-        V past = e * LoadRaw<V>(h + at);
-        if constexpr (care) past = cut ? V{} : past;
-        const V state = past + drive * b_n;
-        StoreRaw(h + at, state);
-        sum.part[i] += state * c_n;
-      });
-    }
-    sum.Store(y + t * steps.pitch);
-  }
-}
-
-// What the backward pass needs of every step and state: (t, n, lane).
-template <class S>
-struct Tape {
-  S* h;  // of t + 1: h[0] is the state before the chunk
-  S* e;
-  S *weight, *slope;  // with zoh
-};
-
-template <class S, bool zoh, bool care>
-void Record(Channels<S> channels, Steps<S> steps, Tape<S> tape) {
-  constexpr int N = kLanes<S>;
-  using V = Register<S>;
-  const int64_t states = steps.states, row = states * kBlock<S>;
-  for (int64_t t = 0; t < steps.count; ++t) {
-    const Block<S> dt = Block<S>::Load(steps.dt + t * steps.pitch);
-    const Block<S> u = Block<S>::Load(steps.u + t * steps.pitch);
-    const S* b = steps.b + t * states;
-    const bool cut = care && steps.cut[t];
-    const S* h = tape.h + t * row;
-    Block<S> x;
-    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      x.part[i] = dt.part[i] * u.part[i];
-    });
-    for (int64_t n = 0; n < states; ++n) {
-      const S b_n = b[n];
-      Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-        const int64_t at = n * kBlock<S> + i * N;
-        V e, weight, slope;
-        Discretize<S, zoh, care, true>(dt.part[i], channels, at, e, weight, slope);
-        const V drive = zoh ? V(weight * u.part[i]) : x.part[i];
-        V past = e * LoadRaw<V>(h + at);
-        if constexpr (care) past = cut ? V{} : past;
-        StoreRaw(tape.h + (t + 1) * row + at, V(past + drive * b_n));
-        StoreRaw(tape.e + t * row + at, e);
-        if constexpr (zoh) {
-          StoreRaw(tape.weight + t * row + at, weight);
-          StoreRaw(tape.slope + t * row + at, slope);
-        }
-      });
-    }
-  }
-}
-
-// The cotangents of one block: of the state (n, lane), which comes from the chunk behind and goes to
-// the one in front; sums over time (da, dd); and of the chunk's steps. db and dc are sums over the
-// blocks, (t, n) and kLanes numbers each, which the caller adds up.
-template <class S>
-struct Cotangents {
-  S *state, *da, *dd;
-  const S* g_y;
-  S *du, *ddt;
-  S *db, *dc;
-};
-
-template <class S, bool zoh, bool care>
-void BackwardBlock(Channels<S> channels, Steps<S> steps, Tape<S> tape,
-                   Cotangents<S> g) {
-  constexpr int N = kLanes<S>;
-  using V = Register<S>;
-  const Block<S> d = Block<S>::Load(channels.d);
-  Block<S> dd = Block<S>::Load(g.dd);
-  const int64_t states = steps.states, row = states * kBlock<S>;
-  for (int64_t t = steps.count - 1; t >= 0; --t) {
-    const Block<S> dt = Block<S>::Load(steps.dt + t * steps.pitch);
-    const Block<S> u = Block<S>::Load(steps.u + t * steps.pitch);
-    const Block<S> g_y = Block<S>::Load(g.g_y + t * steps.pitch);
-    const S *b = steps.b + t * states, *c = steps.c + t * states;
-    S *db = g.db + t * states * N, *dc = g.dc + t * states * N;
-    const S *h = tape.h + t * row, *e = tape.e + t * row;
-    const bool cut = care && steps.cut[t];
-    Block<S> x, through_b{}, through_z{};
-    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      x.part[i] = dt.part[i] * u.part[i];
-    });
-    for (int64_t n = 0; n < states; ++n) {
-      const S b_n = b[n], c_n = c[n];
-      V db_n = LoadRaw<V>(db + n * N), dc_n = LoadRaw<V>(dc + n * N);
-      Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-        const int64_t at = n * kBlock<S> + i * N;
-        const V lambda = LoadRaw<V>(g.state + at) + g_y.part[i] * c_n;
-        dc_n += g_y.part[i] * LoadRaw<V>(h + row + at);
-        const V e_n = LoadRaw<V>(e + at);
-        V carried = lambda * e_n;
-        V exponent = carried * LoadRaw<V>(h + at);
-        if constexpr (care) {
-          carried = cut ? V{} : carried;
-          exponent = cut ? V{} : exponent;
-        }
-        StoreRaw(g.state + at, carried);
-        V da = LoadRaw<V>(g.da + at) + exponent * dt.part[i];
-        through_z.part[i] += exponent * LoadRaw<V>(channels.a + at);
-        if constexpr (zoh) {
-          const V weighted = LoadRaw<V>(tape.weight + t * row + at) * lambda;
-          const V of_weight = lambda * u.part[i] * b_n;
-          db_n += weighted * u.part[i];
-          through_b.part[i] += weighted * b_n;
-          through_z.part[i] += of_weight * e_n;
-          da += of_weight * LoadRaw<V>(tape.slope + t * row + at);
-        } else {
-          db_n += lambda * x.part[i];
-          through_b.part[i] += lambda * b_n;
-        }
-        StoreRaw(g.da + at, da);
-      });
-      StoreRaw(db + n * N, db_n);
-      StoreRaw(dc + n * N, dc_n);
-    }
-    Block<S> du, ddt;
-    Unroll<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      const V scale = zoh ? V(V{} + S{1}) : dt.part[i];
-      du.part[i] = g_y.part[i] * d.part[i] + through_b.part[i] * scale;
-      ddt.part[i] = through_z.part[i];
-      if constexpr (!zoh) ddt.part[i] += through_b.part[i] * u.part[i];
-      dd.part[i] += g_y.part[i] * u.part[i];
-    });
-    du.Store(g.du + t * steps.pitch);
-    ddt.Store(g.ddt + t * steps.pitch);
-  }
-  dd.Store(g.dd);
-}
-
-// ---- sums over lanes --------------------------------------------------------------------------
-
-// Groups of 2 w lanes of two registers, each folded to w lanes: the first group of `a`, that of `b`,
-// the second one of `a`, and so on.
-template <int w, class V, int... I>
-[[gnu::always_inline]] inline V Fold(V a, V b, std::integer_sequence<int, I...>) {
-  constexpr int n = sizeof...(I);
-  return __builtin_shufflevector(a, b, (I / w % 2 * n + I / w / 2 * 2 * w + I % w)...) +
-         __builtin_shufflevector(a, b, (I / w % 2 * n + I / w / 2 * 2 * w + w + I % w)...);
-}
-
-// Lane i is the sum over the lanes of register i of the kLanes registers at `p`, added up in the order
-// of SumLanes.
-template <class S, int stride = 1>
-[[gnu::always_inline]] inline Register<S> SumEach(const S* p) {
-  // Of the registers at a distance of `stride`: folding takes them apart into even and odd ones.
-  constexpr int n = kLanes<S>;
-  constexpr auto lanes = std::make_integer_sequence<int, n>();
-  if constexpr (stride == n) {
-    return LoadRaw<Register<S>>(p);
-  } else {
-    return Fold<stride>(SumEach<S, 2 * stride>(p), SumEach<S, 2 * stride>(p + stride * n), lanes);
-  }
-}
-
-// to[i] is the sum over the lanes of register i.
-template <class S>
-void SumRegisters(S* to, const S* from, int64_t count) {
-  constexpr int N = kLanes<S>;
-  using State = std::conditional_t<sizeof(S) == 4, F32, F64>;
-  int64_t i = 0;
-  for (; i + N <= count; i += N) StoreRaw(to + i, SumEach<S>(from + i * N));
-  for (; i < count; ++i) {
-    StoreRaw(to + i, SumLanes<State, N>(LoadRaw<Register<S>>(from + i * N)));
-  }
-}
 
 // ---- some channels of a batch entry ----------------------------------------------------------
 
@@ -483,14 +60,16 @@ class AllChannels {
     LoadStates(to.a, a, states_, channel, count);
     LoadLanes(to.d, d, channel, count);
     for (int64_t i = 0; i < kBlock<S>; ++i) {
-      S largest = 0;
+      // Not 0, so that the limit is finite; what is not finite itself makes it NaN.
+      S largest = S(1e-30), strange = 0;
       for (int64_t n = 0; n < states_; ++n) {
         const S a_n = to.a[n * kBlock<S> + i], size = a_n < 0 ? -a_n : a_n;
         to.exponent[n * kBlock<S> + i] = a_n * PowerConstants<S>::kLog2E;
         to.inverse_a[n * kBlock<S> + i] = S{1} / a_n;
-        largest = size <= largest ? largest : size;  // NaN is kept
+        largest = size > largest ? size : largest;
+        strange += a_n - a_n;
       }
-      to.limit[i] = PowerConstants<S>::kSafe * PowerConstants<S>::kLn2 / largest;
+      to.limit[i] = PowerConstants<S>::kSafe * PowerConstants<S>::kLn2 / largest + strange;
     }
   }
 
@@ -553,7 +132,8 @@ void Forward(const Extents& x, const ForwardEntry& entry, int64_t begin, int64_t
       const BlockRows<E> of(rows, x.channels, channel, count, false);
       StoreRows<State>(entry.starts, h + i * row, kBlock<S>, states_of_chunk, x.channels, channel,
                        count);
-      const Steps<S> steps{of.Load(entry.u, u), of.Load(entry.dt, dt), of.pitch(), b, c, cut, has_cut, rows.count, x.states};
+      const Steps<S> steps{of.Load(entry.u, u), of.Load(entry.dt, dt), of.pitch(), b, c, cut,
+                           has_cut, rows.count, x.states};
       kForward.of[x.zoh][NeedsCare(steps, channels[i])](channels[i], steps, h + i * row,
                                                             of.Target(entry.y, y));
       of.Store(entry.y, y);
@@ -570,7 +150,8 @@ int64_t BackwardBytes(const Extents& x, int64_t channels) {
   const int64_t blocks = CeilDiv(channels, kBlock<S>), row = x.states * kBlock<S>;
   return AllChannels<S>::Bytes(x, blocks) + 2 * Arena::Bytes<S>(blocks * row) +
          Arena::Bytes<S>(blocks * kBlock<S>) + Arena::Bytes<S>((x.chunk + 1) * row) +
-         (x.zoh ? 3 : 1) * Arena::Bytes<S>(x.chunk * row) + 5 * Arena::Bytes<S>(x.chunk * kBlock<S>) +
+         (x.zoh ? 3 : 1) * Arena::Bytes<S>(x.chunk * row) +
+         5 * Arena::Bytes<S>(x.chunk * kBlock<S>) +
          2 * Arena::Bytes<S>(x.chunk * x.states * kLanes<S>) +
          4 * Arena::Bytes<S>(x.chunk * x.states) + Arena::Bytes<uint8_t>(x.chunk);
 }
@@ -635,7 +216,8 @@ void Backward(const Extents& x, const BackwardEntry& entry, int64_t begin, int64
       const BlockRows<E> of(rows, x.channels, channel, count, true);
       LoadRows<State>(tape.h, kBlock<S>, entry.starts, states_of_chunk, x.channels, channel,
                       count);
-      const Steps<S> steps{of.Load(entry.u, u), of.Load(entry.dt, dt), of.pitch(), b, c, cut, has_cut, rows.count, x.states};
+      const Steps<S> steps{of.Load(entry.u, u), of.Load(entry.dt, dt), of.pitch(), b, c, cut,
+                           has_cut, rows.count, x.states};
       const bool care = NeedsCare(steps, channels[i]);
       kRecord.of[x.zoh][care](channels[i], steps, tape);
       kBackward.of[x.zoh][care](

@@ -25,8 +25,9 @@ const Loops& LoopsOf(Dtype dtype) {
 // Below this many exponentials one thread is done about when another would have started.
 constexpr int64_t kSerialWork = 1 << 14;
 
-// Tasks for each thread, to even out their speeds. Backward, every one has sums of its own.
+// Tasks for each thread, to even out their speeds. Backward, each has sums of its own to add up.
 constexpr int64_t kForwardTasks = 4;
+constexpr int64_t kBackwardTasks = 2;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -143,7 +144,7 @@ class ForwardJob : public EntryJob {
 class BackwardJob : public EntryJob {
  public:
   BackwardJob(const Backward& backward, int64_t threads)
-      : EntryJob(backward.extents, threads, 1),
+      : EntryJob(backward.extents, threads, kBackwardTasks),
         g_last_(Of(backward.g_last, all_states())),
         g_y_(Of(backward.g_y, inputs())),
         u_(Of(backward.u, inputs())),

@@ -8,6 +8,7 @@ import pytest
 from fastscan.bench.cases import FAMILIES, select
 from fastscan.bench.cases.attention import AttentionCase
 from fastscan.bench.cases.linear import LinearCase
+from fastscan.bench.cases.selective import SelectiveCase
 from fastscan.bench.gate import check, directions, expect
 
 ALL = [case for cases in FAMILIES.values() for case in cases]
@@ -21,6 +22,17 @@ SMALL = (
     LinearCase(name="heads", source="test", x=(2, 5, 4, 3), a=(2, 5, 4, 1)),
     LinearCase(name="complex", source="test", x=(2, 5, 3), a=(3,), of="complex64", carry=True),
     LinearCase(name="bf16", source="test", x=(2, 5, 3), a=(2, 5, 3), of="bfloat16", carry=True),
+)
+
+SELECTIVE = (
+    SelectiveCase(name="plain", source="test", batch=2, steps=5, channels=3, states=2),
+    SelectiveCase(name="resets", source="test", batch=2, steps=5, channels=3, states=2, episode=3),
+    SelectiveCase(
+        name="zoh", source="test", batch=1, steps=5, channels=3, states=2, discretization="zoh"
+    ),
+    SelectiveCase(
+        name="bf16", source="test", batch=2, steps=5, channels=3, states=2, of="bfloat16"
+    ),
 )
 
 
@@ -81,7 +93,11 @@ def test_arguments_fit_the_description_and_repeat(case):
     assert [(o.shape, o.dtype) for o in outputs] == [(c.shape, c.dtype) for c in first.cotangents]
 
 
-@pytest.mark.parametrize("case", SMALL + SMALL_ATTENTION, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    (*SMALL, *SELECTIVE, *SMALL_ATTENTION),
+    ids=lambda case: f"{case.family}-{case.name}",
+)
 def test_every_alternative_computes_the_same(case):
     arguments = case.arguments()
     expected = expect(case, arguments)
@@ -106,6 +122,20 @@ def test_the_floor_reads_and_writes_what_attention_does(case):
     jax.tree.map(np.testing.assert_array_equal, arguments, case.arguments())
     out = jax.eval_shape(case.floor, *arguments.operands, *arguments.constants)
     assert case.bytes["floor"] == sum(x.nbytes for x in arguments.operands[:3]) + out.size * 4
+
+
+@pytest.mark.parametrize("case", SELECTIVE, ids=lambda case: case.name)
+def test_selective_arguments_fit_the_description_and_repeat(case):
+    first, second = case.arguments(), case.arguments()
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    u, dt, a = first.operands[:3]
+    assert u.shape == dt.shape == tuple(case.size.values())
+    assert (u.dtype, a.shape) == (case.dtype, (case.channels, case.states))
+    outputs = jax.eval_shape(case.function("fastscan"), *first.operands, *first.constants)
+    assert [(o.shape, o.dtype) for o in outputs] == [(c.shape, c.dtype) for c in first.cotangents]
+    out = jax.eval_shape(case.floor, *first.operands, *first.constants)
+    assert (out.shape, out.dtype) == (u.shape, u.dtype)
+    assert case.bytes["floor"] == 3 * u.nbytes < case.bytes["forward"] < case.bytes["gradient"]
 
 
 def test_select():

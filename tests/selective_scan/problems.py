@@ -134,7 +134,6 @@ def check(implementation, problem: Problem, dtype: Any, complex_: tuple[str, ...
     compute = np.dtype(types[1].dtype)
     assert_close(outputs, expected, compute, problem.length)
     for name, gradient in gradients.items():
-        # A sum over channels or time may come out smaller than what it is a sum of.
-        scale = float(jnp.abs(wanted[name]).max()) if wanted[name].size else 0.0
-        least = 1.0 if tolerance(compute, 1) < 1e-3 else 0.0
-        assert_close(gradient, wanted[name], compute, problem.length, scale=max(scale, least)), name
+        # A sum over channels or time may come out smaller than its terms, which are about 1.
+        scale = 1.0 if tolerance(compute, 1) < 1e-3 else 0.0
+        assert_close(gradient, wanted[name], compute, problem.length, scale=scale)

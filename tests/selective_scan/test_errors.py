@@ -1,6 +1,7 @@
 """Bad input raises at trace time, quotes what it got, and says what to do about it."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 import fastscan
 from tests.helpers import every_implementation
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "u": jnp.zeros((2, 9, 5), "f4"),
     "dt": jnp.zeros((2, 9, 5), "f4"),
     "A": jnp.zeros((5, 3), "f4"),

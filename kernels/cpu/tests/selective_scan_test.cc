@@ -79,10 +79,12 @@ void CheckPowers(Dtype dtype, Wide (*exact)(Wide), double last_normal, double ov
   if (sizeof(S) == 4) odd_bits = 0x7fc00123;
   S odd;
   std::memcpy(&odd, &odd_bits, sizeof(S));
-  z = {S(0), -S(0), -infinity, infinity, nan, odd, most * S(1.001), 10 * most, least * S(1.005), 9 * least};
+  z = {S(0),           -S(0),     -infinity,        infinity, nan, odd,
+       most * S(1.001), 10 * most, least * S(1.005), 9 * least};
   run();
-  const bool special = e[0] == 1 && e[1] == 1 && e[2] == 0 && e[3] == infinity && std::isnan(e[4]) &&
-                       std::isnan(e[5]) && e[6] == infinity && e[7] == infinity && e[8] == 0 && e[9] == 0;
+  const bool special = e[0] == 1 && e[1] == 1 && e[2] == 0 && e[3] == infinity &&
+                       std::isnan(e[4]) && std::isnan(e[5]) && e[6] == infinity &&
+                       e[7] == infinity && e[8] == 0 && e[9] == 0;
   if (!special) {
     std::printf("powers of two: wrong at a special value\n");
     for (size_t i = 0; i < z.size(); ++i) std::printf("  2^%g = %g\n", double(z[i]), double(e[i]));
@@ -212,7 +214,8 @@ void Check(const Problem& p) {
   const vector<int64_t> inputs{T, d}, matrices{T, N}, states{d, N};
   const int64_t chunks = (T + p.chunk - 1) / p.chunk;
   const auto some = [&](vector<int64_t> core) { return Buffer(t, SomeBatch(p.batch), core); };
-  Buffer u = some(inputs), dt = some(inputs), a = some(states), b = some(matrices), c = some(matrices);
+  Buffer u = some(inputs), dt = some(inputs), a = some(states);
+  Buffer b = some(matrices), c = some(matrices);
   Buffer skip = some({d}), h0 = some(states), g_last = some(states), g_y = some(inputs);
   const auto full = [&](vector<int64_t> core) { return Buffer(t, p.batch, core); };
   Buffer h_last = full(states), y = full(inputs), starts = full({chunks, N, d});
@@ -369,6 +372,7 @@ int main(int argc, char** argv) {
   CheckPowers<float, double>(Dtype::kF32, std::exp2, -125.49, 128);
   CheckPowers<double, long double>(Dtype::kF64, std::exp2, -1021.49, 1024);
   for (int i = 0; i < problems; ++i) Check(RandomProblem());
-  std::printf("%s: %d random problems, %d failures\n", fastscan::InstructionSet(), problems, failures);
+  std::printf("%s: %d random problems, %d failures\n", fastscan::InstructionSet(), problems,
+              failures);
   return failures == 0 ? 0 : 1;
 }

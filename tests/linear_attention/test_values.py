@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastscan
-from tests.attention.helpers import (
+from tests.linear_attention.helpers import (
     Case,
     apply,
     check_against_oracle,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.attention.helpers import Case, check_against_oracle
+from tests.linear_attention.helpers import Case, check_against_oracle
 from tests.helpers import RESETS, native_only
 
 CASES = st.builds(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.attention.helpers import Case, apply, every_attention
+from tests.linear_attention.helpers import Case, apply, every_attention
 
 STEPS, CUT = 90, 70
 BEFORE, AFTER = slice(None, CUT), slice(CUT, None)

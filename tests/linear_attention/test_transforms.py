@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 import fastscan
-from tests.attention.helpers import Case, apply, double, every_attention, values_and_vjp
+from tests.linear_attention.helpers import Case, apply, double, every_attention, values_and_vjp
 from tests.helpers import ORACLE, assert_close, assert_same_bits, implementations
 
 SMALL = Case(T=4, K=2, V=2, decay="key", delta=True)

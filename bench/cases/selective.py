@@ -1,0 +1,238 @@
+"""Cases of `fastscan.selective_scan`: S6, the recurrence of Mamba."""
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+import fastscan
+from fastscan.bench.cases.case import Arguments, Case
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveCase(Case):
+    """A shape of `selective_scan`: `batch` sequences of `steps` in `channels` of `states` each.
+
+    `episode` is the mean number of steps between resets.
+    """
+
+    family: ClassVar[str] = "selective"
+    baselines: ClassVar[tuple[str, ...]] = ("lax.associative_scan", "lax.scan")
+
+    batch: int
+    steps: int
+    channels: int
+    states: int
+    of: str = "float32"
+    discretization: Literal["euler", "zoh"] = "euler"
+    episode: int | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of u, dt, B, C and y."""
+        return jnp.dtype(self.of)
+
+    @property
+    def size(self) -> Mapping[str, int]:
+        """Sequences, steps, channels."""
+        return {"batch": self.batch, "steps": self.steps, "channels": self.channels}
+
+    @property
+    def description(self) -> str:
+        """The shape of u, the states of a channel, and what else sets the case apart."""
+        parts = [f"{self.of} {(self.batch, self.steps, self.channels)}, N {self.states}"]
+        if self.discretization != "euler":
+            parts.append(self.discretization)
+        if self.episode is not None:
+            parts.append("resets")
+        return ", ".join(parts)
+
+    @property
+    def bytes(self) -> Mapping[str, int]:
+        """What must be read and written once; the states, A and D left out."""
+        row = self.batch * self.steps * self.dtype.itemsize
+        u, b = row * self.channels, row * self.states
+        reset = 0 if self.episode is None else self.batch * self.steps
+        forward = 3 * u + 2 * b + reset  # reads u, dt, B, C; writes y
+        backward = 5 * u + 4 * b + reset  # and y's cotangent; writes those of u, dt, B, C
+        return {"floor": 3 * u, "forward": forward, "gradient": forward + backward}
+
+    def arguments(self) -> Arguments:
+        """A, D and dt as Mamba's are at the start; all else normal; random resets."""
+        random = np.random.default_rng(zlib.crc32(self.name.encode()))
+        accumulator = jnp.promote_types(self.dtype, jnp.float32)
+        over_time = (self.batch, self.steps)
+
+        def normal(shape: tuple[int, ...], dtype: np.dtype = self.dtype) -> np.ndarray:
+            return random.standard_normal(shape).astype(dtype)
+
+        dt = np.exp(random.uniform(math.log(1e-3), math.log(1e-1), (*over_time, self.channels)))
+        a = -np.tile(np.arange(1.0, self.states + 1), (self.channels, 1))
+        operands = (
+            normal((*over_time, self.channels)),
+            dt.astype(self.dtype),
+            a.astype(accumulator),
+            normal((*over_time, self.states)),
+            normal((*over_time, self.states)),
+            np.ones(self.channels, accumulator),
+        )
+        constants = ()
+        if self.episode is not None:
+            constants = (random.random(over_time) < 1 / self.episode,)
+        cotangents = (
+            normal((self.batch, self.channels, self.states), accumulator),
+            normal((*over_time, self.channels)),
+        )
+        return Arguments(operands, constants, cotangents)
+
+    def function(self, implementation: str) -> Callable[..., tuple[Array, Array]]:
+        """`selective_scan`, or the same as it is commonly written without fastscan."""
+        if implementation == "lax.associative_scan":
+            return self._associative_scan
+        if implementation == "lax.scan":
+            return self._scan
+        chosen = None if implementation == "fastscan" else implementation
+
+        def scan(*arguments: Array) -> tuple[Array, Array]:
+            *operands, reset = self._named(arguments)
+            return fastscan.selective_scan(
+                *operands,
+                discretization=self.discretization,
+                reset=reset,
+                implementation=chosen,
+            )
+
+        return scan
+
+    def oracle(self, *arguments: Array) -> tuple[Array, Array]:
+        """`fastscan.reference.selective_scan`."""
+        *operands, reset = self._named(arguments)
+        return fastscan.reference.selective_scan(
+            *operands, discretization=self.discretization, reset=reset
+        )
+
+    def floor(self, *arguments: Array) -> Array:
+        """XLA's own u * dt + u."""
+        u, dt = arguments[:2]
+        return u * dt + u
+
+    def _named(self, arguments: tuple[Array, ...]) -> tuple[Any, ...]:
+        """The operands, and the flags or None."""
+        return arguments if self.episode is not None else (*arguments, None)
+
+    def _gates(self, u: Array, dt: Array, A: Array, B: Array, reset: Any) -> tuple[Array, Array]:
+        """The decay exp(dt A) and the drive Bbar u, of shape (..., d, N)."""
+        dt = dt.astype(A.dtype)[..., None]
+        weight = dt if self.discretization == "euler" else jnp.expm1(dt * A) / A
+        decay = jnp.exp(dt * A)
+        if reset is not None:
+            decay = jnp.where(reset[..., None, None], 0, decay)
+        return decay, weight * u.astype(A.dtype)[..., None] * B.astype(A.dtype)[..., None, :]
+
+    def _associative_scan(self, *arguments: Array) -> tuple[Array, Array]:
+        """The recurrence as it is commonly written with `lax.associative_scan`."""
+        u, dt, A, B, C, D, reset = self._named(arguments)
+
+        def combine(left, right):
+            return left[0] * right[0], right[0] * left[1] + right[1]
+
+        gates = self._gates(u, dt, A, B, reset)
+        _, h = lax.associative_scan(combine, gates, axis=1)
+        y = jnp.einsum("btdn,btn->btd", h, C.astype(A.dtype)) + D * u.astype(A.dtype)
+        return h[:, -1], y.astype(u.dtype)
+
+    def _scan(self, *arguments: Array) -> tuple[Array, Array]:
+        """The recurrence as it is commonly written with `lax.scan`."""
+        u, dt, A, B, C, D, reset = self._named(arguments)
+        rows = {"u": u, "dt": dt, "B": B, "C": C}
+        if reset is not None:
+            rows["reset"] = reset
+
+        def step(h, row):
+            decay, drive = self._gates(row["u"], row["dt"], A, row["B"], row.get("reset"))
+            h = decay * h + drive
+            return h, jnp.einsum("bdn,bn->bd", h, row["C"].astype(A.dtype))
+
+        start = jnp.zeros((self.batch, *A.shape), A.dtype)
+        h_last, y = lax.scan(step, start, {k: jnp.moveaxis(v, 1, 0) for k, v in rows.items()})
+        y = jnp.moveaxis(y, 0, 1) + D * u.astype(A.dtype)
+        return h_last, y.astype(u.dtype)
+
+
+CASES: tuple[SelectiveCase, ...] = (
+    SelectiveCase(
+        name="mamba",
+        source="a narrow Mamba layer (Gu and Dao 2023) on 4096 tokens",
+        batch=1,
+        steps=4096,
+        channels=256,
+        states=16,
+        quick=True,
+    ),
+    SelectiveCase(
+        name="mamba-bf16",
+        source="the same layer in mixed precision",
+        batch=1,
+        steps=4096,
+        channels=256,
+        states=16,
+        of="bfloat16",
+    ),
+    SelectiveCase(
+        name="mamba-130m",
+        source="a layer of Mamba-130M (1536 inner channels) on 512 tokens",
+        batch=1,
+        steps=512,
+        channels=1536,
+        states=16,
+    ),
+    SelectiveCase(
+        name="vision",
+        source="Vision Mamba Tiny (Zhu et al. 2024): 196 patches and a class token, 384 channels",
+        batch=8,
+        steps=197,
+        channels=384,
+        states=16,
+    ),
+    SelectiveCase(
+        name="rl-small",
+        source="a minibatch of a recurrent policy: 8 sequences of 64 steps",
+        batch=8,
+        steps=64,
+        channels=128,
+        states=16,
+        episode=50,
+        quick=True,
+    ),
+    SelectiveCase(
+        name="rl-packed",
+        source="episodes packed end to end, as a recurrent replay buffer gives them",
+        batch=8,
+        steps=1024,
+        channels=64,
+        states=16,
+        episode=200,
+    ),
+    SelectiveCase(
+        name="zoh",
+        source="S6 with the zero-order hold, as recurrent models for reinforcement learning use it",
+        batch=8,
+        steps=1024,
+        channels=64,
+        states=16,
+        discretization="zoh",
+    ),
+    SelectiveCase(
+        name="wide-state",
+        source="64 states a channel, as in later state-space layers",
+        batch=1,
+        steps=1024,
+        channels=128,
+        states=64,
+    ),
+)
