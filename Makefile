@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Two processes: most of the time goes into compiling, one program after another.
 PYTEST_ARGS ?= -n 2
+# Those marked slow too; MARKS="not slow" leaves them out.
+MARKS ?= slow or not slow
 
 BIN := $(VENV)/bin
 LIBRARY := kernels/cpu/libfastscan_cpu.so
@@ -32,7 +34,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(VENV)/.installed-test
-	$(BIN)/pytest -m "slow or not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "$(MARKS)" $(PYTEST_ARGS)
 
 sanitize: build/sanitize-address,undefined build/sanitize-thread
 
@@ -43,7 +45,7 @@ build/sanitize-%: FORCE $(VENV)/.installed-test
 	$(BIN)/ctest --test-dir $@ --output-on-failure
 
 bench: $(VENV)/.installed-test
-	$(BIN)/fastscan bench linear
+	for family in linear matrix selective attention; do $(BIN)/fastscan bench $$family || exit 1; done
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

@@ -12,7 +12,7 @@ from jax import Array, lax
 
 import fastscan
 from fastscan import HouseholderProduct, LowRank
-from fastscan.bench.cases.case import Arguments, Case
+from fastscan.bench.cases.case import Arguments, Case, Sweep
 
 Form = Literal["dense", "low-rank", "product"]
 
@@ -182,6 +182,15 @@ class MatrixCase(Case):
         return H_last, jnp.moveaxis(H, 0, 1).astype(self._named(arguments)[1].dtype)
 
 
+def _sweep_point(steps: int, n: int, *sweeps: Sweep) -> MatrixCase:
+    return MatrixCase(
+        name=f"sweep-{steps}x{n}",
+        source=f"one point of the plot against {' and '.join(sweeps)}",
+        X=(8, steps, n, 1),
+        sweeps=sweeps,
+    )
+
+
 CASES: tuple[MatrixCase, ...] = (
     MatrixCase(
         name="small-blocks",
@@ -231,4 +240,13 @@ CASES: tuple[MatrixCase, ...] = (
         form="product",
         terms=3,
     ),
+    _sweep_point(64, 8, "steps"),
+    _sweep_point(256, 8, "steps"),
+    _sweep_point(1024, 8, "steps", "channels"),
+    _sweep_point(4096, 8, "steps"),
+    _sweep_point(16384, 8, "steps"),
+    _sweep_point(1024, 2, "channels"),
+    _sweep_point(1024, 4, "channels"),
+    _sweep_point(1024, 16, "channels"),
+    _sweep_point(1024, 32, "channels"),
 )

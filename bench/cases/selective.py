@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 import fastscan
-from fastscan.bench.cases.case import Arguments, Case
+from fastscan.bench.cases.case import Arguments, Case, Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +164,18 @@ class SelectiveCase(Case):
         return h_last, y.astype(u.dtype)
 
 
+def _sweep_point(steps: int, channels: int, *sweeps: Sweep) -> SelectiveCase:
+    return SelectiveCase(
+        name=f"sweep-{steps}x{channels}",
+        source=f"one point of the plot against {' and '.join(sweeps)}",
+        batch=1,
+        steps=steps,
+        channels=channels,
+        states=16,
+        sweeps=sweeps,
+    )
+
+
 CASES: tuple[SelectiveCase, ...] = (
     SelectiveCase(
         name="mamba",
@@ -235,4 +247,13 @@ CASES: tuple[SelectiveCase, ...] = (
         channels=128,
         states=64,
     ),
+    _sweep_point(64, 64, "steps"),
+    _sweep_point(256, 64, "steps"),
+    _sweep_point(1024, 64, "steps", "channels"),
+    _sweep_point(4096, 64, "steps"),
+    _sweep_point(16384, 64, "steps"),
+    _sweep_point(1024, 4, "channels"),
+    _sweep_point(1024, 16, "channels"),
+    _sweep_point(1024, 256, "channels"),
+    _sweep_point(1024, 1024, "channels"),
 )

@@ -8,6 +8,7 @@ import pytest
 from fastscan.bench.cases import FAMILIES, select
 from fastscan.bench.cases.attention import AttentionCase
 from fastscan.bench.cases.linear import LinearCase
+from fastscan.bench.cases.matrix import MatrixCase
 from fastscan.bench.cases.selective import SelectiveCase
 from fastscan.bench.gate import check, directions, expect
 
@@ -35,6 +36,13 @@ SELECTIVE = (
     ),
 )
 
+
+SMALL_MATRIX = (
+    MatrixCase(name="dense", source="test", X=(2, 5, 3, 2), episode=3),
+    MatrixCase(name="shared", source="test", X=(2, 5, 3, 1), shared=True, of="complex64"),
+    MatrixCase(name="low-rank", source="test", X=(2, 5, 3, 2), form="low-rank", terms=2),
+    MatrixCase(name="product", source="test", X=(2, 5, 3, 2), form="product", terms=2),
+)
 
 SMALL_ATTENTION = (
     AttentionCase(name="plain", source="test", steps=9, width=3),
@@ -95,7 +103,14 @@ def test_arguments_fit_the_description_and_repeat(case):
 
 @pytest.mark.parametrize(
     "case",
-    (*SMALL, *SELECTIVE, *SMALL_ATTENTION),
+    (
+        *(*SMALL, *SMALL_MATRIX[:1], *SELECTIVE[:2], *SMALL_ATTENTION[:1]),
+        # Whose alternatives take long to compile.
+        *(
+            pytest.param(case, marks=pytest.mark.slow)
+            for case in SMALL_MATRIX[1:] + SELECTIVE[2:] + SMALL_ATTENTION[1:]
+        ),
+    ),
     ids=lambda case: f"{case.family}-{case.name}",
 )
 def test_every_alternative_computes_the_same(case):

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.linear_attention.helpers import Case, check_against_oracle
 from tests.helpers import RESETS, native_only
+from tests.linear_attention.helpers import Case, check_against_oracle
 
 CASES = st.builds(
     Case,

@@ -9,8 +9,8 @@ import pytest
 from jax.test_util import check_grads
 
 import fastscan
-from tests.linear_attention.helpers import Case, apply, double, every_attention, values_and_vjp
 from tests.helpers import ORACLE, assert_close, assert_same_bits, implementations
+from tests.linear_attention.helpers import Case, apply, double, every_attention, values_and_vjp
 
 SMALL = Case(T=4, K=2, V=2, decay="key", delta=True)
 NAMES = ("q", "k", "v", "log_decay", "beta", "S0")

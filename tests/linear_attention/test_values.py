@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastscan
+from tests.helpers import ORACLE, widened
 from tests.linear_attention.helpers import (
     Case,
     apply,
@@ -15,7 +16,6 @@ from tests.linear_attention.helpers import (
     table,
     values_and_vjp,
 )
-from tests.helpers import ORACLE, widened
 
 FORMS = [
     Case(decay=decay, delta=delta, reset=reset, S0=S0)

@@ -72,7 +72,10 @@ def test_vmap_makes_one_call_and_repeats_nothing():
     assert shapes.count(3) == 1 and shapes.count(1) == len(shapes) - 1
 
 
-@pytest.mark.parametrize(("discretization", "reverse"), [("euler", False), ("zoh", True)])
+@pytest.mark.parametrize(
+    ("discretization", "reverse"),
+    [("euler", False), pytest.param("zoh", True, marks=pytest.mark.slow)],
+)
 def test_derivatives_agree_with_differences(discretization, reverse):
     arguments = Problem(3, 2, 1, reset="last").arguments("float64")
     # Where A is zero, zoh's quotient cannot be differentiated as it is written.
