@@ -67,6 +67,7 @@ def check(implementation, transform, case, dtype, *options):
     assert_close(got, expected, dtype, 4)
 
 
+@pytest.mark.slow
 @implementations(None, "cpu", "scan")
 @by_dtype
 def test_numerical_first_and_second_derivatives(implementation, dtype):

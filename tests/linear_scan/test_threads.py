@@ -10,6 +10,7 @@ import pytest
 from tests.helpers import native_only, run_python
 
 
+@pytest.mark.slow
 @native_only
 @pytest.mark.parametrize("name", ["test_long", "test_determinism"])
 def test_eight_threads(implementation, name):

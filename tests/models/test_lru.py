@@ -66,6 +66,7 @@ def test_minimal_lru(implementation):
         assert_parity(getattr(by_parameter, name) / scale, expected / scale, err_msg=name)
 
 
+@pytest.mark.slow
 @every_implementation
 @pytest.mark.parametrize("starts", ["reset", "none"])
 def test_memax(implementation, starts):

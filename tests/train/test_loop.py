@@ -75,6 +75,7 @@ def test_a_run_leaves_its_config_log_curves_and_checkpoints(uninterrupted, capsy
     assert_same_bits(checkpoints.restore(8, state), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crash", [2, 7])
 def test_resumed_run_has_the_same_bits(uninterrupted, tmp_path, monkeypatch, crash):
     """Interrupted before the first checkpoint, and after the second one."""
