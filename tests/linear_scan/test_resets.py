@@ -63,6 +63,7 @@ def test_prefix_shapes_of_the_fallbacks(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
 
+@pytest.mark.slow
 @grid({"cpu": [*REAL, *COMPLEX, *HALF]}, PREFIXES)
 def test_prefix_shapes_of_every_dtype(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)

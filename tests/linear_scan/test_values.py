@@ -79,6 +79,7 @@ def test_long_sizes_of_the_tree(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
 
+@pytest.mark.slow
 @grid({"cpu": DTYPES}, alternate(SIZES[::-1]))
 def test_sizes_of_every_dtype(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
@@ -181,6 +182,7 @@ def test_broadcast_decay(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
 
 
+@pytest.mark.slow
 @grid({"cpu": ["float32", "complex64", "bfloat16"]}, BROADCASTS)
 def test_broadcast_decay_of_every_dtype(implementation, dtype, case):
     check_against_oracle(implementation, case, dtype)
