@@ -79,10 +79,13 @@ class CMakeBuild(build_ext):
         cmake, ninja = find_program("cmake"), find_program("ninja")
         if cmake is None:
             raise BuildError("CMake was not found. Install it: `pip install cmake ninja`.")
-        folder = (ROOT / self.build_temp).resolve()
+        # One for all Pythons: only the handlers, which are few, depend on an environment. An
+        # isolated build's Ninja and headers are gone by the next one: its objects stay, its cache
+        # does not.
+        folder = ROOT / "build" / "cpu"
+        (folder / "CMakeCache.txt").unlink(missing_ok=True)
         configure = [
-            # An isolated build's Ninja and headers are gone by the next build: keep no cache.
-            *(cmake, "--fresh", "-S", str(ROOT), "-B", str(folder)),
+            *(cmake, "-S", str(ROOT), "-B", str(folder)),
             f"-DFASTSCAN_FFI_INCLUDE={ffi_include()}",
             *(["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
