@@ -1,5 +1,17 @@
 """Settings of the whole test-suite."""
 
+import os
+
+# Nearly all of the suite's time goes into compiling small programs that run once. Read by XLA when
+# it starts, so it stands before the first import of JAX.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    )
+)
+
 import hypothesis
 import jax
 import pytest
