@@ -30,8 +30,8 @@ constexpr int64_t kBlockBytes = 1 << 17;
 // The least arithmetic that is worth a task of its own.
 constexpr int64_t kTaskProducts = 1 << 14;
 constexpr int64_t kTasksPerThread = 4;
-// Columns in fewer vectors share the coefficients that they read with too little arithmetic.
-constexpr int64_t kBlockVectors = 4;
+// Columns in fewer vectors read a coefficient for too little arithmetic.
+constexpr int64_t kBlockVectors = 2;
 // The largest matrices that are worth transposing, so that systems lie across lanes.
 constexpr int64_t kMostInterleaved = 16;
 
@@ -280,8 +280,12 @@ class BackwardJob : public MatrixJob {
     }
     const int64_t index = task - chains, set = index / ranges_, range = index % ranges_;
     const std::vector<System> systems = WithGradients(set, index);
-    kernel_->gradients(sizes_, PartOf(systems), steps() * range / ranges_,
-                       steps() * (range + 1) / ranges_, scratch.data());
+    // Steps in turns, from the first ones on: lambda of these is the latest, and may be in a cache.
+    const int64_t block = std::min(BlockSteps(systems.size()), CeilDiv(steps(), ranges_));
+    for (int64_t begin = range * block; begin < steps(); begin += ranges_ * block) {
+      kernel_->gradients(sizes_, PartOf(systems), begin, std::min(begin + block, steps()),
+                         scratch.data());
+    }
   }
 
   void Finish() override {
@@ -351,12 +355,18 @@ class BackwardJob : public MatrixJob {
     return systems;
   }
 
+  int64_t BlockSteps(size_t systems) const {
+    int64_t elements = 3 * state();
+    for (const int64_t count : sizes_.counts) elements += 2 * count;
+    const int64_t bytes = elements * loops_.bytes * static_cast<int64_t>(systems);
+    return std::max<int64_t>(kBlockBytes / bytes, 1);
+  }
+
   void RunAdjoint(int64_t set, int64_t block, void* scratch) const {
     const std::vector<System> systems = Both(set);
     const Part part = Block(PartOf(systems), block, blocks_);
     if (part.count == 0) return;
-    kernel_->load(sizes_, part, Edges(g_last_, set).data(),
-                  scratch);
+    kernel_->load(sizes_, part, Edges(g_last_, set).data(), scratch);
     kernel_->adjoint(sizes_, part, 0, steps(), scratch);
     kernel_->store(sizes_, part, Edges(dH0_, set).data(), scratch);
   }
@@ -365,12 +375,8 @@ class BackwardJob : public MatrixJob {
     if (!any_) return RunAdjoint(set, 0, scratch);
     const std::vector<System> systems = WithGradients(set, task);
     const Part part = PartOf(systems);
-    kernel_->load(sizes_, part, Edges(g_last_, set).data(),
-                  scratch);
-    int64_t elements = 3 * state();
-    for (const int64_t count : sizes_.counts) elements += 2 * count;
-    const int64_t step_bytes = elements * loops_.bytes * static_cast<int64_t>(systems.size());
-    const int64_t block = std::max<int64_t>(kBlockBytes / step_bytes, 1);
+    kernel_->load(sizes_, part, Edges(g_last_, set).data(), scratch);
+    const int64_t block = BlockSteps(systems.size());
     for (int64_t end = steps(); end > 0; end -= block) {
       const int64_t begin = std::max<int64_t>(end - block, 0);
       kernel_->adjoint(sizes_, part, begin, end, scratch);
