@@ -2,8 +2,12 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
+from numpy.testing import assert_allclose
 
+import fastscan
 from tests.helpers import COMPLEX, DTYPES, RESETS, native_only
 from tests.matrix_scan.cases import Case, check, grid
 
@@ -84,3 +88,22 @@ def test_half_precision_of_the_fallbacks(implementation, case):
 @pytest.mark.parametrize("case", [SIZES[1], SIZES[3], FORMS[4], LAYOUTS[4]], ids=str)
 def test_complex(implementation, dtype, case):
     check(implementation, case, dtype)
+
+
+@native_only
+@pytest.mark.parametrize("form", [fastscan.LowRank, fastscan.HouseholderProduct])
+def test_infinite_factors_beside_lanes_without_a_column(implementation, form):
+    """Five columns fill no whole vectors; infinity times the zero in an unused lane is NaN."""
+    H0 = jnp.ones((2, 5), jnp.float32)
+    u = jnp.full((1, 1, 2), 0.5, jnp.float32)
+    w = u.at[..., 0].set(jnp.inf)
+
+    def last(d, u, w):
+        A = form(d, u, w)
+        return fastscan.matrix_scan(A, H0[None], H0, axis=0, implementation=implementation)[0]
+
+    _, vjp = jax.vjp(last, jnp.ones((1, 1), jnp.float32), u, w)
+    dd, du, dw = vjp(H0)
+    assert_allclose(du[0, 0], [-jnp.inf, -jnp.inf])
+    assert_allclose(dw[0, 0], [-5.0, -5.0])
+    assert_allclose(dd[0, 0], 10.0 if form is fastscan.LowRank else -jnp.inf)
