@@ -111,17 +111,26 @@ struct Pass {
 
   // Asks for the lines of a step that will be read or written soon. The processor does so itself
   // where addresses ascend, and seldom where they descend, as they do in the adjoint.
-  void Prefetch(int64_t t, const Bundle& of, int64_t count) const {
+  void Prefetch(int64_t t, const Bundle& of, int64_t first, int64_t count) const {
     if (of.step == 0) return;
     for (const char* data : of.data) {
-      const char* p = data + t * of.step * static_cast<int64_t>(sizeof(S));
+      const char* p = data + (t * of.step + first * M::P) * static_cast<int64_t>(sizeof(S));
       const int64_t bytes = count * M::P * static_cast<int64_t>(sizeof(S));
       for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
     }
   }
+  // Of a state, this part's columns only: others are being written by other threads.
+  void PrefetchState(int64_t t, const Bundle& of) const {
+    if (M::kOwnCoefficients || window.count == window.width) {
+      return Prefetch(t, of, 0, window.rows * window.width);
+    }
+    for (int64_t i = 0; i < window.rows; ++i) {
+      Prefetch(t, of, i * window.width + window.first, window.count);
+    }
+  }
   void PrefetchCoefficients(int64_t t) const {
     for (int c = 0; c < kCoefficients; ++c) {
-      if (sizes.counts[c] > 0) Prefetch(t, coefficients[c], sizes.counts[c]);
+      if (sizes.counts[c] > 0) Prefetch(t, coefficients[c], 0, sizes.counts[c]);
     }
   }
   int64_t Ahead() const {
@@ -183,8 +192,8 @@ struct Pass {
     Finish(adjoint, out, end - 1);
     for (int64_t t = end - 1; t > begin; --t) {
       if (t > ahead) {
-        Prefetch(t - 1 - ahead, in, sizes.n * sizes.m);
-        Prefetch(t - 1 - ahead, out, sizes.n * sizes.m);
+        PrefetchState(t - 1 - ahead, in);
+        PrefetchState(t - 1 - ahead, out);
         PrefetchCoefficients(t - ahead);
       }
       std::swap(spare, other);
