@@ -205,7 +205,8 @@ class MatrixJob : public Job {
 
 class ForwardJob : public MatrixJob {
  public:
-  ForwardJob(const Scan& scan, int64_t threads) : MatrixJob(scan, threads), blocks_(ColumnBlocks()) {
+  ForwardJob(const Scan& scan, int64_t threads)
+      : MatrixJob(scan, threads), blocks_(ColumnBlocks()) {
     X_ = Of(scan.X, true, true, state());
     H_ = Of(scan.H, true, true, state());
     H_last_ = Of(scan.H_last, false, true, state());
@@ -263,7 +264,9 @@ class BackwardJob : public MatrixJob {
     std::vector<char> scratch(ScratchBytes());
     if (!split_) {
       const int64_t last = sets_ * (task + 1) / tasks_;
-      for (int64_t set = sets_ * task / tasks_; set < last; ++set) RunSet(set, task, scratch.data());
+      for (int64_t set = sets_ * task / tasks_; set < last; ++set) {
+        RunSet(set, task, scratch.data());
+      }
       return;
     }
     const int64_t chains = sets_ * blocks_;

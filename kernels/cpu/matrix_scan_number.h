@@ -95,8 +95,8 @@ template <int W, int by, class V>
   }
 }
 
-// The sums of neighbours: of those of `a` in the first half of each block of `block` lanes, of those
-// of `b` in the second half.
+// The sums of neighbours: of those of `a` in the first half of each block of `block` lanes, of
+// those of `b` in the second half.
 template <int unit, int block, class V, int... I>
 [[gnu::always_inline]] inline V AddNeighbours(V a, V b, std::integer_sequence<int, I...>) {
   constexpr int n = sizeof...(I), half = block / 2;
@@ -104,7 +104,8 @@ template <int unit, int block, class V, int... I>
     const int within = i % block, from = within % half;
     return (within < half ? 0 : n) + i / block * block + from / unit * 2 * unit + from % unit;
   };
-  return __builtin_shufflevector(a, b, even(I)...) + __builtin_shufflevector(a, b, (even(I) + unit)...);
+  return __builtin_shufflevector(a, b, even(I)...) +
+         __builtin_shufflevector(a, b, (even(I) + unit)...);
 }
 
 // Lane l is the sum over the lanes of v[l]. Lanes of 16 bytes are added first, which costs less.

@@ -1,5 +1,5 @@
-// The matrix scan and its adjoint over time, for `matrix_scan_isa.cc`. Included once per instruction
-// set, after matrix_scan_step.h and as it is: inside an unnamed namespace.
+// The matrix scan and its adjoint over time, for `matrix_scan_isa.cc`. Included once per
+// instruction set, after matrix_scan_step.h and as it is: inside an unnamed namespace.
 
 namespace fastscan::matrix {
 namespace {
