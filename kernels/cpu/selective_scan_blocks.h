@@ -11,7 +11,8 @@ namespace {
 template <class S>
 struct Channels {
   S* a;          // (n, lane)
-  S* exponent;   // A log2(e), which makes dt A the exponent of a power of two
+  S* exponent;   // A log2(e), which makes dt A the exponent of a power of two,
+  S* rest;       // and what rounding has left of it
   S* inverse_a;  // 1 / A, for zoh
   S* d;          // (lane)
   S* limit;      // (lane): up to this |dt| no exponent leaves the range of PowerOfTwo
@@ -53,7 +54,8 @@ template <class S, bool zoh, bool care, bool with_slope>
                                               int64_t at, Register<S>& e, Register<S>& weight,
                                               Register<S>& slope) {
   using V = Register<S>;
-  const Power<S> power = PowerOfTwo<S, care>(dt, LoadRaw<V>(channels.exponent + at));
+  const Power<S> power = PowerOfTwo<S, care>(dt, LoadRaw<V>(channels.exponent + at),
+                                             LoadRaw<V>(channels.rest + at));
   e = power.value;
   weight = dt;
   if constexpr (zoh) {
