@@ -4,9 +4,12 @@
 // With b log2(e) = c + rest, a number and what rounding it has left, and a c + a rest = k + f where k
 // is whole and |f| <= 1/2: exp(a b) = 2^k (1 + f W(f)), W a polynomial that is next to
 // (2^f - 1) / f. f is what remains of the exact product a c, so that the size of the exponent costs no
-// digits. Errors stay within 2 units in the last place of the exact exp(a b), down to the subnormal
-// numbers and 0. exp(0) is 1, exp(-inf) is 0, NaN stays NaN, what exceeds the largest number is
-// infinite. This holds where b log2(e) does not overflow and `rest` does not underflow.
+// digits. Where a register of floats can be permuted, and W is not wanted, k is a multiple of 1/8, and
+// the fractions of 2^k are in a register: half of the polynomial is saved.
+//
+// Errors stay within 2 units in the last place of the exact exp(a b), down to the subnormal numbers
+// and 0. exp(0) is 1, exp(-inf) is 0, NaN stays NaN, what exceeds the largest number is infinite. This
+// holds where c does not overflow and `rest` is no subnormal number.
 //
 // To a large number k is added, and what this leaves in the last bits is shifted into the exponent:
 // that of the polynomial, where nothing can go wrong there, or that of a factor. The polynomial is
@@ -27,10 +30,9 @@ struct PowerConstants;
 template <>
 struct PowerConstants<float> {
   using Bits = uint32_t;
-  // Added, they round to a whole number. What is left in the last bits, as a float's exponent, is
-  // 2^(k - 1) of the first one, and k - 1 of the second.
-  static constexpr float kFactor = 0x1.8p23f + 126, kExponent = 0x1.8p23f - 1;
-  static constexpr int kMantissa = 23;
+  // Added, rounds to a whole number.
+  static constexpr float kRounder = 0x1.8p23f;
+  static constexpr int kMantissa = 23, kBias = 127;
   static constexpr Bits kHighDigits = 0xfffff000;
   // From these on the result is 0, or infinite.
   static constexpr float kLeast = -151, kMost = 129;
@@ -49,8 +51,8 @@ struct PowerConstants<float> {
 template <>
 struct PowerConstants<double> {
   using Bits = uint64_t;
-  static constexpr double kFactor = 0x1.8p52 + 1022, kExponent = 0x1.8p52 - 1;
-  static constexpr int kMantissa = 52;
+  static constexpr double kRounder = 0x1.8p52;
+  static constexpr int kMantissa = 52, kBias = 1023;
   static constexpr Bits kHighDigits = 0xfffffffff8000000;
   static constexpr double kLeast = -1076, kMost = 1025;
   static constexpr double kSafe = 1021;
@@ -130,6 +132,51 @@ template <class S, class V>
 }
 
 template <class S>
+using PowerBits =
+    Vector<typename PowerConstants<S>::Bits, kVectorBytes / static_cast<int>(sizeof(S))>;
+
+template <class S>
+struct Exponent {
+  using V = Vector<S, kVectorBytes / static_cast<int>(sizeof(S))>;
+  V k, f;
+  PowerBits<S> last;  // in the last bits `parts` (k - 1), and if `any` the bias of exponents in k
+};
+
+// a (b + rest) = k + f with `parts` k whole; within +-kSafe unless `any` is asked for.
+template <class S, bool any, int parts, class V>
+[[gnu::always_inline]] inline Exponent<S> SplitProduct(V a, V b, V rest) {
+  using X = PowerConstants<S>;
+  constexpr S rounder = X::kRounder / parts + (any ? X::kBias - 1 : -1);
+  Exponent<S> exponent;
+  if constexpr (any) {
+    const V least = V{} + X::kLeast, most = V{} + X::kMost;
+    const V x = a * b;
+    V within = x < least ? least : x;  // NaN is not, and stays
+    within = within > most ? most : within;
+    const V rounded = within + rounder;
+    exponent.k = rounded - rounder;
+    const V f = MultiplySubtract<S>(a, b, exponent.k) + a * rest;
+    exponent.f = within == x ? f : V(within - exponent.k);
+    exponent.last = BitCast<PowerBits<S>>(rounded);
+  } else {
+    const V rounded = a * b + rounder;
+    exponent.k = rounded - rounder;
+    exponent.f = MultiplySubtract<S>(a, b, exponent.k) + a * rest;
+    exponent.last = BitCast<PowerBits<S>>(rounded);
+  }
+  return exponent;
+}
+
+// `twice` times half of 2^k, of which `factor` has the exponent.
+template <class S, class V>
+[[gnu::always_inline]] inline V Scale(V twice, V k, PowerBits<S> factor) {
+  using X = PowerConstants<S>;
+  const PowerBits<S> lift = MaskOf<PowerBits<S>>(k < 0) & (typename X::Bits{64} << X::kMantissa);
+  const V lower = k < 0 ? V{} + S(0x1p-64) : V{} + S{1};
+  return twice * BitCast<V>(PowerBits<S>((factor << X::kMantissa) + lift)) * lower;
+}
+
+template <class S>
 struct Power {
   using V = Vector<S, kVectorBytes / static_cast<int>(sizeof(S))>;
   V value;     // 2^(k + f)
@@ -138,37 +185,56 @@ struct Power {
 };
 
 // 2^(a (b + rest)), for a b within +-kSafe unless `any` is asked for.
-template <class S, bool any>
-[[gnu::always_inline]] inline Power<S> PowerOfTwo(typename Power<S>::V a, typename Power<S>::V b,
-                                                  typename Power<S>::V rest) {
+template <class S, bool any, class V>
+[[gnu::always_inline]] inline Power<S> PowerOfTwo(V a, V b, V rest) {
   using X = PowerConstants<S>;
-  using V = typename Power<S>::V;
-  using Bits = Vector<typename X::Bits, kVectorBytes / static_cast<int>(sizeof(S))>;
-  Power<S> power;
+  const Exponent<S> exponent = SplitProduct<S, any, 1>(a, b, rest);
+  Power<S> power{{}, exponent.k, exponent.f, Horner(X::kW, exponent.f)};
+  const V twice = power.twice_w * power.f + S{2};
   if constexpr (any) {
-    const V least = V{} + X::kLeast, most = V{} + X::kMost;
-    const V x = a * b;
-    V within = x < least ? least : x;  // NaN is not, and stays
-    within = within > most ? most : within;
-    const V rounded = within + X::kFactor;
-    power.k = rounded - X::kFactor;
-    const V f = MultiplySubtract<S>(a, b, power.k) + a * rest;
-    power.f = within == x ? f : V(within - power.k);
-    power.twice_w = Horner(X::kW, power.f);
-    const Bits lifted = MaskOf<Bits>(power.k < 0) & (typename X::Bits{64} << X::kMantissa);
-    const V half = BitCast<V>(Bits((BitCast<Bits>(rounded) << X::kMantissa) + lifted));
-    const V lower = power.k < 0 ? V{} + S(0x1p-64) : V{} + S{1};
-    power.value = (power.twice_w * power.f + S{2}) * half * lower;
+    power.value = Scale<S>(twice, power.k, exponent.last);
   } else {
-    const V rounded = a * b + X::kExponent;
-    power.k = rounded - X::kExponent;
-    power.f = MultiplySubtract<S>(a, b, power.k) + a * rest;
-    power.twice_w = Horner(X::kW, power.f);
-    const V twice = power.twice_w * power.f + S{2};
-    power.value =
-        BitCast<V>(Bits(BitCast<Bits>(twice) + (BitCast<Bits>(rounded) << X::kMantissa)));
+    power.value = BitCast<V>(
+        PowerBits<S>(BitCast<PowerBits<S>>(twice) + (exponent.last << X::kMantissa)));
   }
   return power;
+}
+
+#if defined(__AVX2__)
+// W for |f| <= 1/16, and the bits of 2^(1 + i / 8), less i in the place where `last` puts it.
+constexpr float kNearW[] = {0.6931471824645996f, 0.2402576357126236f, 0.055511474609375f};
+constexpr uint32_t kEighths[] = {0x40000000, 0x3ffb95c2, 0x3ff837f0, 0x3ff5fed7,
+                                 0x3ff504f3, 0x3ff5672a, 0x3ff744fd, 0x3ffac0c7};
+
+template <int... I>
+[[gnu::always_inline]] inline PowerBits<float> Eighth(PowerBits<float> last,
+                                                      std::integer_sequence<int, I...>) {
+  const PowerBits<float> table{kEighths[I % 8]...};
+#if defined(__AVX512F__)
+  return BitCast<PowerBits<float>>(
+      _mm512_permutexvar_epi32(BitCast<__m512i>(last), BitCast<__m512i>(table)));
+#else
+  return BitCast<PowerBits<float>>(
+      _mm256_permutevar8x32_epi32(BitCast<__m256i>(table), BitCast<__m256i>(last)));
+#endif
+}
+#endif
+
+// The value of PowerOfTwo alone.
+template <class S, bool any, class V>
+[[gnu::always_inline]] inline V ValueOfPower(V a, V b, V rest) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(S) == 4) {
+    constexpr int mantissa = PowerConstants<S>::kMantissa;
+    constexpr auto lanes = std::make_integer_sequence<int, kVectorBytes / 4>();
+    const Exponent<S> exponent = SplitProduct<S, any, 8>(a, b, rest);
+    const PowerBits<S> last = exponent.last, part = any ? PowerBits<S>(last & 7) : last;
+    const V whole = BitCast<V>(PowerBits<S>(Eighth(last, lanes) + (part << (mantissa - 3))));
+    const V value = whole * exponent.f * Horner(kNearW, exponent.f) + whole;
+    return any ? Scale<S>(value, exponent.k, last >> 3) : value;
+  }
+#endif
+  return PowerOfTwo<S, any>(a, b, rest).value;
 }
 
 }  // namespace

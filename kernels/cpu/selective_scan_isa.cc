@@ -261,8 +261,11 @@ void Reduce(void* to, const void* from, int64_t count, int64_t terms) {
 }
 
 template <class S>
-void Exponentials(const void* dt, const void* a, bool care, void* e, int64_t count) {
+void Exponentials(const void* dt, const void* a, bool care, bool zoh, void* e, int64_t count) {
   using V = Register<S>;
+  const auto power = [=](auto any, V s, V b, V rest) {
+    return zoh ? PowerOfTwo<S, any.value>(s, b, rest).value : ValueOfPower<S, any.value>(s, b, rest);
+  };
   constexpr int N = kLanes<S>;
   for (int64_t i = 0; i < count; i += N) {
     S steps[N] = {}, exponent[N] = {}, rest[N] = {}, out[N];
@@ -272,7 +275,7 @@ void Exponentials(const void* dt, const void* a, bool care, void* e, int64_t cou
       SplitExponent(static_cast<const S*>(a)[i + k], exponent[k], rest[k]);
     }
     const V s = LoadRaw<V>(steps), b = LoadRaw<V>(exponent), r = LoadRaw<V>(rest);
-    StoreRaw(out, care ? PowerOfTwo<S, true>(s, b, r).value : PowerOfTwo<S, false>(s, b, r).value);
+    StoreRaw(out, care ? power(std::true_type(), s, b, r) : power(std::false_type(), s, b, r));
     for (int64_t k = 0; k < n; ++k) static_cast<S*>(e)[i + k] = out[k];
   }
 }
