@@ -230,7 +230,8 @@ template <class S, bool any, class V>
     const Exponent<S> exponent = SplitProduct<S, any, 8>(a, b, rest);
     const PowerBits<S> last = exponent.last, part = any ? PowerBits<S>(last & 7) : last;
     const V whole = BitCast<V>(PowerBits<S>(Eighth(last, lanes) + (part << (mantissa - 3))));
-    const V value = whole * exponent.f * Horner(kNearW, exponent.f) + whole;
+    // Times f first, `whole` could become a subnormal number, which XLA's threads take for 0.
+    const V value = exponent.f * Horner(kNearW, exponent.f) * whole + whole;
     return any ? Scale<S>(value, exponent.k, last >> 3) : value;
   }
 #endif
