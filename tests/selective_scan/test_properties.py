@@ -7,7 +7,7 @@ from tests.helpers import RESETS, native_only
 from tests.selective_scan.problems import NAMES, Problem, check
 
 # Few, as each shape compiles two programs; the kernels' own test has a thousand.
-EXAMPLES = 6
+EXAMPLES = 4
 
 
 @st.composite
