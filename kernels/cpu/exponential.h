@@ -1,21 +1,21 @@
-// exp(a b), of registers of floats or doubles. Included once per instruction set, after vector.h and
-// as it is: inside an unnamed namespace.
+// exp(a b), of registers of floats or doubles. Included once per instruction set, after vector.h
+// and as it is: inside an unnamed namespace.
 //
-// With b log2(e) = c + rest, a number and what rounding it has left, and a c + a rest = k + f where k
-// is whole and |f| <= 1/2: exp(a b) = 2^k (1 + f W(f)), W a polynomial that is next to
-// (2^f - 1) / f. f is what remains of the exact product a c, so that the size of the exponent costs no
-// digits. Where a register of floats can be permuted, and W is not wanted, k is a multiple of 1/8, and
-// the fractions of 2^k are in a register: half of the polynomial is saved.
+// With b log2(e) = c + rest, a number and what rounding it has left, and a c + a rest = k + f where
+// k is whole and |f| <= 1/2: exp(a b) = 2^k (1 + f W(f)), where W is a polynomial that is next to
+// (2^f - 1) / f. f is what remains of the exact product a c, so that the size of the exponent costs
+// no digits. Where a register of floats can be permuted, and W is not wanted, k is a multiple of
+// 1/8, and the fractions of 2^k are in a register: half of the polynomial is saved.
 //
 // Errors stay within 2 units in the last place of the exact exp(a b), down to the subnormal numbers
-// and 0. exp(0) is 1, exp(-inf) is 0, NaN stays NaN, what exceeds the largest number is infinite. This
-// holds where c does not overflow and `rest` is no subnormal number.
+// and 0. exp(0) is 1, exp(-inf) is 0, NaN stays NaN, what exceeds the largest number is infinite.
+// This holds where c does not overflow and `rest` is no subnormal number.
 //
 // To a large number k is added, and what this leaves in the last bits is shifted into the exponent:
 // that of the polynomial, where nothing can go wrong there, or that of a factor. The polynomial is
-// twice what is wanted, and the factor half of it: 2^128, which is not a number, is needed where the
-// result still is. Where k is negative the factor is 2^64 times as large and taken back at the end, so
-// that a subnormal result is rounded once.
+// twice what is wanted, and the factor half of it: 2^128, which is not a number, is needed where
+// the result still is. Where k is negative the factor is 2^64 times as large and taken back at the
+// end, so that a subnormal result is rounded once.
 
 #if defined(__FMA__)
 #include <immintrin.h>
@@ -102,8 +102,8 @@ template <class S, int n, class V>
   return sum;
 }
 
-// a b - c, where c is next to a b: rounded once. The compiler may contract a * b - c to that, but not
-// where it has another use for a * b.
+// a b - c, where c is next to a b: rounded once. The compiler may contract a * b - c to that, but
+// not where it has another use for a * b.
 template <class S, class V>
 [[gnu::always_inline]] inline V MultiplySubtract(V a, V b, V c) {
 #if defined(__AVX512F__)
@@ -139,10 +139,11 @@ template <class S>
 struct Exponent {
   using V = Vector<S, kVectorBytes / static_cast<int>(sizeof(S))>;
   V k, f;
-  PowerBits<S> last;  // in the last bits `parts` (k - 1), and if `any` the bias of exponents in k
+  // In the last bits `parts` (k - 1), or with `any` `parts` (k - 1 + the bias of exponents).
+  PowerBits<S> last;
 };
 
-// a (b + rest) = k + f with `parts` k whole; within +-kSafe unless `any` is asked for.
+// a (b + rest) = k + f where `parts` k is whole, for a b within +-kSafe unless `any` is asked for.
 template <class S, bool any, int parts, class V>
 [[gnu::always_inline]] inline Exponent<S> SplitProduct(V a, V b, V rest) {
   using X = PowerConstants<S>;
@@ -156,6 +157,7 @@ template <class S, bool any, int parts, class V>
     const V rounded = within + rounder;
     exponent.k = rounded - rounder;
     const V f = MultiplySubtract<S>(a, b, exponent.k) + a * rest;
+    // What is outside has its f from the nearest end: that of x may be infinite.
     exponent.f = within == x ? f : V(within - exponent.k);
     exponent.last = BitCast<PowerBits<S>>(rounded);
   } else {
@@ -220,7 +222,7 @@ template <int... I>
 }
 #endif
 
-// The value of PowerOfTwo alone.
+// The value of PowerOfTwo alone, in fewer instructions where there is a way.
 template <class S, bool any, class V>
 [[gnu::always_inline]] inline V ValueOfPower(V a, V b, V rest) {
 #if defined(__AVX2__)

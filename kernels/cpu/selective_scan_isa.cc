@@ -264,7 +264,8 @@ template <class S>
 void Exponentials(const void* dt, const void* a, bool care, bool zoh, void* e, int64_t count) {
   using V = Register<S>;
   const auto power = [=](auto any, V s, V b, V rest) {
-    return zoh ? PowerOfTwo<S, any.value>(s, b, rest).value : ValueOfPower<S, any.value>(s, b, rest);
+    return zoh ? PowerOfTwo<S, any.value>(s, b, rest).value
+               : ValueOfPower<S, any.value>(s, b, rest);
   };
   constexpr int N = kLanes<S>;
   for (int64_t i = 0; i < count; i += N) {

@@ -43,7 +43,7 @@ void RunJob(fastscan::Job& job, int threads) {
 
 // ---- the exponential ---------------------------------------------------------------------------
 
-// exp(dt A) against the exponential of the exact product, whose digits `Wide` all holds or nearly so.
+// exp(dt A) against the exponential of the exact product: `Wide` holds its digits, or nearly all.
 template <class S, class Wide>
 class ExponentialCheck {
  public:
@@ -64,7 +64,8 @@ class ExponentialCheck {
     const S infinity = Limits::infinity(), nan = Limits::quiet_NaN();
     const S over = static_cast<S>(most), under = static_cast<S>(least);
     dt_ = {1, 0, S(0.5), 2, 2, nan, 1, 1, S(1.001), 10, S(1.01), 9, infinity, infinity, 0};
-    a_ = {0, -3, S(-0.0), -infinity, infinity, 1, nan, -nan, over, over, under, under, -1, 1, infinity};
+    a_ = {0,    -3,   S(-0.0), -infinity, infinity, 1, nan,     -nan,
+          over, over, under,   under,     -1,       1, infinity};
     const std::vector<S> expected = {1,        1,        1, 0, infinity, nan,      nan, nan,
                                      infinity, infinity, 0, 0, 0,        infinity, nan};
     Compute(true);
