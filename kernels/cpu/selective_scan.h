@@ -44,7 +44,10 @@ struct Backward {
 std::unique_ptr<Job> MakeJob(const Scan& scan, int64_t threads);
 std::unique_ptr<Job> MakeJob(const Backward& backward, int64_t threads);
 
-// 2^x of `count` floats or doubles, as the kernels compute it: see exponential.h.
-void PowersOfTwo(Dtype dtype, const void* x, void* powers, int64_t count);
+// exp(dt[i] a[i]) of `count` floats or doubles, as the kernels compute it (exponential.h), with zoh
+// or without: with `care` for every size of dt[i] a[i], else where the result is well inside the
+// range.
+void Exponentials(Dtype dtype, const void* dt, const void* a, bool care, bool zoh, void* e,
+                  int64_t count);
 
 }  // namespace fastscan::selective

@@ -11,7 +11,8 @@ namespace {
 template <class S>
 struct Channels {
   S* a;          // (n, lane)
-  S* exponent;   // A log2(e), which makes dt A the exponent of a power of two
+  S* exponent;   // A log2(e), which makes dt A the exponent of a power of two,
+  S* rest;       // and what rounding has left of it
   S* inverse_a;  // 1 / A, for zoh
   S* d;          // (lane)
   S* limit;      // (lane): up to this |dt| no exponent leaves the range of PowerOfTwo
@@ -53,12 +54,15 @@ template <class S, bool zoh, bool care, bool with_slope>
                                               int64_t at, Register<S>& e, Register<S>& weight,
                                               Register<S>& slope) {
   using V = Register<S>;
-  const Power<S> power = PowerOfTwo<S, care>(dt, LoadRaw<V>(channels.exponent + at));
-  e = power.value;
-  weight = dt;
-  if constexpr (zoh) {
+  const V exponent = LoadRaw<V>(channels.exponent + at), rest = LoadRaw<V>(channels.rest + at);
+  if constexpr (!zoh) {
+    e = ValueOfPower<S, care>(dt, exponent, rest);
+    weight = dt;
+  } else {
     // Next to A = 0 by the polynomials, elsewhere by what they mean.
     using X = PowerConstants<S>;
+    const Power<S> power = PowerOfTwo<S, care>(dt, exponent, rest);
+    e = power.value;
     const V inverse = LoadRaw<V>(channels.inverse_a + at);
     const auto near = power.k == 0;
     weight = near ? V(dt * (power.twice_w * (X::kLog2E / 2))) : V((e - S{1}) * inverse);

@@ -52,7 +52,7 @@ class AllChannels {
   Channels<S> operator[](int64_t block) const {
     S* a = at_ + block * size_;
     const int64_t row = states_ * kBlock<S>;
-    return {a, a + row, a + 2 * row, a + 3 * row, a + 3 * row + kBlock<S>};
+    return {a, a + row, a + 2 * row, a + 3 * row, a + 4 * row, a + 4 * row + kBlock<S>};
   }
 
   void Load(int64_t block, const void* a, const void* d, int64_t channel, int64_t count) const {
@@ -64,7 +64,7 @@ class AllChannels {
       S largest = S(1e-30), strange = 0;
       for (int64_t n = 0; n < states_; ++n) {
         const S a_n = to.a[n * kBlock<S> + i], size = a_n < 0 ? -a_n : a_n;
-        to.exponent[n * kBlock<S> + i] = a_n * PowerConstants<S>::kLog2E;
+        SplitExponent(a_n, to.exponent[n * kBlock<S> + i], to.rest[n * kBlock<S> + i]);
         to.inverse_a[n * kBlock<S> + i] = S{1} / a_n;
         largest = size > largest ? size : largest;
         strange += a_n - a_n;
@@ -74,7 +74,7 @@ class AllChannels {
   }
 
  private:
-  static int64_t Size(const Extents& x) { return (3 * x.states + 2) * kBlock<S>; }
+  static int64_t Size(const Extents& x) { return (4 * x.states + 2) * kBlock<S>; }
   int64_t states_, size_;
   S* at_;
 };
@@ -261,14 +261,22 @@ void Reduce(void* to, const void* from, int64_t count, int64_t terms) {
 }
 
 template <class S>
-void PowersOfTwo(const void* z, void* e, int64_t count) {
+void Exponentials(const void* dt, const void* a, bool care, bool zoh, void* e, int64_t count) {
   using V = Register<S>;
+  const auto power = [=](auto any, V s, V b, V rest) {
+    return zoh ? PowerOfTwo<S, any.value>(s, b, rest).value
+               : ValueOfPower<S, any.value>(s, b, rest);
+  };
   constexpr int N = kLanes<S>;
   for (int64_t i = 0; i < count; i += N) {
-    S in[N] = {}, out[N];
+    S steps[N] = {}, exponent[N] = {}, rest[N] = {}, out[N];
     const int64_t n = count - i < N ? count - i : N;
-    for (int64_t k = 0; k < n; ++k) in[k] = static_cast<const S*>(z)[i + k];
-    StoreRaw(out, PowerOfTwo<S, true>(LoadRaw<V>(in), V{} + S{1}).value);
+    for (int64_t k = 0; k < n; ++k) {
+      steps[k] = static_cast<const S*>(dt)[i + k];
+      SplitExponent(static_cast<const S*>(a)[i + k], exponent[k], rest[k]);
+    }
+    const V s = LoadRaw<V>(steps), b = LoadRaw<V>(exponent), r = LoadRaw<V>(rest);
+    StoreRaw(out, care ? power(std::true_type(), s, b, r) : power(std::false_type(), s, b, r));
     for (int64_t k = 0; k < n; ++k) static_cast<S*>(e)[i + k] = out[k];
   }
 }
@@ -280,7 +288,7 @@ constexpr Loops kLoops = {
     ForwardBytes<E>,
     BackwardBytes<E>,
     Reduce<E>,
-    PowersOfTwo<Scalar<E>>,
+    Exponentials<Scalar<E>>,
     kBlock<Scalar<E>>,
     sizeof(Storage<E>),
     sizeof(Scalar<E>),

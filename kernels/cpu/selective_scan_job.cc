@@ -223,8 +223,9 @@ std::unique_ptr<Job> MakeJob(const Backward& backward, int64_t threads) {
   return std::make_unique<BackwardJob>(backward, threads);
 }
 
-void PowersOfTwo(Dtype dtype, const void* x, void* powers, int64_t count) {
-  LoopsOf(dtype).powers_of_two(x, powers, count);
+void Exponentials(Dtype dtype, const void* dt, const void* a, bool care, bool zoh, void* e,
+                  int64_t count) {
+  LoopsOf(dtype).exponentials(dt, a, care, zoh, e, count);
 }
 
 }  // namespace fastscan::selective

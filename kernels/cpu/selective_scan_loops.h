@@ -34,7 +34,7 @@ struct Loops {
   int64_t (*backward_bytes)(const Extents&, int64_t channels);
   // The sum of `terms` arrays that follow each other, into elements of the dtype.
   void (*reduce)(void* to, const void* from, int64_t count, int64_t terms);
-  void (*powers_of_two)(const void* x, void* powers, int64_t count);
+  void (*exponentials)(const void* dt, const void* a, bool care, bool zoh, void* e, int64_t count);
   int64_t lanes;
   int64_t element_bytes, state_bytes;
 };

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 import fastscan
-from tests.helpers import FALLBACKS, HALF, every_implementation, implementations, marks_of
+from tests.helpers import (
+    FALLBACKS,
+    HALF,
+    every_implementation,
+    implementations,
+    marks_of,
+    native_only,
+)
 from tests.selective_scan.problems import Problem, apply, check, outputs_and_vjp
 
 # Lengths around those of a chunk, extents around those of a register.
@@ -116,6 +123,32 @@ def test_decays_that_underflow_and_overflow(implementation):
     )
     np.testing.assert_array_equal(h_last[:, 0], [0.0, 0.0, 1.0, np.inf])
     np.testing.assert_array_equal(y[0], [0.0, 0.0, 1.0, np.inf])
+
+
+@native_only
+@pytest.mark.parametrize(
+    ("dtype", "exact", "largest"), [("float32", "float64", 88.0), ("float64", "longdouble", 709.0)]
+)
+def test_decays_are_within_2_units_in_the_last_place(implementation, dtype, exact, largest):
+    """Of exp of the exact product; results that are subnormal XLA's threads may take for zero."""
+    d = 4096
+    dt = np.exp2(np.random.default_rng(0).uniform(-10, 10, d)).astype(dtype)
+    A = (np.linspace(-largest, largest, d) / dt).astype(dtype)
+    nothing = np.zeros((1, 1), dtype)
+    h_last, _ = fastscan.selective_scan(
+        np.zeros((1, d), dtype),
+        dt[None],
+        A[:, None],
+        nothing,
+        nothing,
+        h0=np.ones((d, 1), dtype),
+        implementation=implementation,
+    )
+    decay = np.exp(dt.astype(exact) * A.astype(exact))
+    normal = decay > np.finfo(dtype).tiny
+    assert normal.mean() > 0.99
+    error = np.abs(np.asarray(h_last)[:, 0].astype(exact) - decay)
+    assert (error <= 2 * np.spacing(decay.astype(dtype)))[normal].all()
 
 
 @implementations(None, "scan")

@@ -1,5 +1,5 @@
 // Random problems against the recurrence as it is written, in double, on several threads; and the
-// powers of two over their whole range.
+// exponential over its whole range.
 #include "../selective_scan.h"
 
 #include <algorithm>
@@ -41,56 +41,84 @@ void RunJob(fastscan::Job& job, int threads) {
   job.Finish();
 }
 
-// ---- powers of two ----------------------------------------------------------------------------
+// ---- the exponential ---------------------------------------------------------------------------
 
+// exp(dt A) against the exponential of the exact product: `Wide` holds its digits, or nearly all.
 template <class S, class Wide>
-void CheckPowers(Dtype dtype, Wide (*exact)(Wide), double last_normal, double overflow) {
-  std::vector<S> z, e;
-  const auto run = [&] {
-    e.resize(z.size());
-    fastscan::selective::PowersOfTwo(dtype, z.data(), e.data(), static_cast<int64_t>(z.size()));
-  };
-  double worst = 0;
-  const int64_t samples = 4'000'000, at_once = 100'000;
-  for (int64_t done = 0; done < samples; done += at_once) {
-    z.clear();
-    for (int64_t i = done; i < done + at_once; ++i) {
-      const double share = (static_cast<double>(i) + Uniform(0, 1)) / samples;
-      // Every other one next to 0, on a scale of logarithms.
-      const double small = std::exp2(-60 * share) * (i & 2 ? 1 : -1);
-      z.push_back(static_cast<S>(i & 1 ? small : last_normal + (overflow - last_normal) * share));
-    }
-    run();
-    for (size_t i = 0; i < z.size(); ++i) {
-      const Wide expected = exact(static_cast<Wide>(z[i]));
-      if (expected > static_cast<Wide>(std::numeric_limits<S>::max())) continue;
-      int exponent;
-      std::frexp(static_cast<S>(expected), &exponent);
-      const Wide unit = std::ldexp(Wide{1}, exponent - std::numeric_limits<S>::digits);
-      const double error = static_cast<double>(std::fabs(static_cast<Wide>(e[i]) - expected) / unit);
-      worst = std::max(worst, std::isnan(error) ? 1e9 : error);
+class ExponentialCheck {
+ public:
+  ExponentialCheck(Dtype dtype, bool zoh) : dtype_(dtype), zoh_(zoh) {}
+
+  void Run() {
+    using Limits = std::numeric_limits<S>;
+    const Wide ln2 = std::log(Wide{2});
+    // Below that, half the least number; there is nothing above the largest one.
+    const double least = double((Limits::min_exponent - Limits::digits - 1) * ln2);
+    const double most = double(Limits::max_exponent * ln2);
+    const double worst = Worst(true, least, most);
+    const double inside = Worst(false, double((Limits::min_exponent + 1) * ln2), most - 3);
+    std::printf("exp(dt A): off by %.3f units in the last place at most, %.3f without care\n", worst,
+                inside);
+    if (!(worst <= 2 && inside <= 2)) ++failures;
+
+    const S infinity = Limits::infinity(), nan = Limits::quiet_NaN();
+    const S over = static_cast<S>(most), under = static_cast<S>(least);
+    dt_ = {1, 0, S(0.5), 2, 2, nan, 1, 1, S(1.001), 10, S(1.01), 9, infinity, infinity, 0};
+    a_ = {0,    -3,   S(-0.0), -infinity, infinity, 1, nan,     -nan,
+          over, over, under,   under,     -1,       1, infinity};
+    const std::vector<S> expected = {1,        1,        1, 0, infinity, nan,      nan, nan,
+                                     infinity, infinity, 0, 0, 0,        infinity, nan};
+    Compute(true);
+    for (size_t i = 0; i < e_.size(); ++i) {
+      if (e_[i] == expected[i] || (std::isnan(e_[i]) && std::isnan(expected[i]))) continue;
+      std::printf("exp(%g * %g) is %g\n", double(dt_[i]), double(a_[i]), double(e_[i]));
+      ++failures;
     }
   }
-  std::printf("powers of two: off by %.3f units in the last place at most\n", worst);
-  if (!(worst <= 2)) ++failures;
-  const S infinity = std::numeric_limits<S>::infinity(), nan = std::numeric_limits<S>::quiet_NaN();
-  const S least = static_cast<S>(last_normal), most = static_cast<S>(overflow);
-  uint64_t odd_bits = 0x7ff8000000000123;
-  if (sizeof(S) == 4) odd_bits = 0x7fc00123;
-  S odd;
-  std::memcpy(&odd, &odd_bits, sizeof(S));
-  z = {S(0),           -S(0),     -infinity,        infinity, nan, odd,
-       most * S(1.001), 10 * most, least * S(1.005), 9 * least};
-  run();
-  const bool special = e[0] == 1 && e[1] == 1 && e[2] == 0 && e[3] == infinity &&
-                       std::isnan(e[4]) && std::isnan(e[5]) && e[6] == infinity &&
-                       e[7] == infinity && e[8] == 0 && e[9] == 0;
-  if (!special) {
-    std::printf("powers of two: wrong at a special value\n");
-    for (size_t i = 0; i < z.size(); ++i) std::printf("  2^%g = %g\n", double(z[i]), double(e[i]));
-    ++failures;
+
+ private:
+  void Compute(bool care) {
+    e_.resize(dt_.size());
+    fastscan::selective::Exponentials(dtype_, dt_.data(), a_.data(), care, zoh_, e_.data(),
+                                      static_cast<int64_t>(dt_.size()));
   }
-}
+
+  // The largest error, in units of the last place of the result, of products from `low` to `high`.
+  double Worst(bool care, double low, double high) {
+    using Limits = std::numeric_limits<S>;
+    double worst = 0;
+    const int64_t samples = 2'000'000, at_once = 100'000;
+    for (int64_t done = 0; done < samples; done += at_once) {
+      dt_.clear();
+      a_.clear();
+      for (int64_t i = done; i < done + at_once; ++i) {
+        const double share = (static_cast<double>(i) + Uniform(0, 1)) / samples;
+        // Every other one next to 0, on a scale of logarithms; of factors of all sizes.
+        const double small = std::exp2(-60 * share) * (i & 2 ? 1 : -1);
+        const double z = i & 1 ? small : low + (high - low) * share;
+        const S dt = static_cast<S>(std::exp2(Uniform(-20, 20)));
+        dt_.push_back(dt);
+        a_.push_back(static_cast<S>(z / dt));
+      }
+      Compute(care);
+      for (size_t i = 0; i < e_.size(); ++i) {
+        const Wide expected = std::exp(static_cast<Wide>(dt_[i]) * static_cast<Wide>(a_[i]));
+        if (expected > static_cast<Wide>(Limits::max())) continue;
+        int exponent;
+        std::frexp(expected, &exponent);
+        const Wide unit =
+            std::ldexp(Wide{1}, std::max(exponent, int{Limits::min_exponent}) - Limits::digits);
+        const double error = static_cast<double>(std::fabs(e_[i] - expected) / unit);
+        worst = std::max(worst, std::isnan(error) ? 1e9 : error);
+      }
+    }
+    return worst;
+  }
+
+  const Dtype dtype_;
+  const bool zoh_;
+  std::vector<S> dt_, a_, e_;
+};
 
 // ---- the scan --------------------------------------------------------------------------------
 
@@ -369,8 +397,10 @@ Problem RandomProblem() {
 
 int main(int argc, char** argv) {
   const int problems = argc > 1 ? std::atoi(argv[1]) : 1000;
-  CheckPowers<float, double>(Dtype::kF32, std::exp2, -125.49, 128);
-  CheckPowers<double, long double>(Dtype::kF64, std::exp2, -1021.49, 1024);
+  for (const bool zoh : {false, true}) {
+    ExponentialCheck<float, double>(Dtype::kF32, zoh).Run();
+    ExponentialCheck<double, long double>(Dtype::kF64, zoh).Run();
+  }
   for (int i = 0; i < problems; ++i) Check(RandomProblem());
   std::printf("%s: %d random problems, %d failures\n", fastscan::InstructionSet(), problems,
               failures);
