@@ -18,6 +18,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from fastscan.kernels import pallas
 from fastscan.kernels.case import LinearCase, accumulation_dtype
 from fastscan.kernels.pallas import tiles
 from fastscan.kernels.pallas.layout import LANES, Layout, View, layout_of
@@ -241,7 +242,8 @@ def _edge_view(layout: Layout, shape: tuple[int, ...]) -> View:
 def _planes(view: View, operand: Array) -> Planes:
     """The arrays that a kernel gets for an operand."""
     if operand.dtype == jnp.bool_:
-        operand = operand.astype(jnp.int32)
+        # Where a tile has several rows of time, it could not be read from the larger ones of int8.
+        operand = operand.astype(jnp.int32 if view.layout.tile_axis == 0 else jnp.int8)
     elif view.columns:
         operand = operand.astype(accumulation_dtype(operand.dtype))
     return tuple(p.reshape(view.shape) for p in tiles.planes(operand))
@@ -311,6 +313,7 @@ def _launch(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=(*["parallel"] * (len(layout.grid) - 1), "arbitrary")
         ),
+        interpret=pallas.interpreting(),
     )
     # TPUs have no 64-bit integers, which Python's numbers would else become in a kernel.
     with jax.enable_x64(False):

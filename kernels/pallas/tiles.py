@@ -85,7 +85,8 @@ class Walk:
             value = tuple(p[:, :1] for p in value)
         if not view.varies:
             value = tuple(jnp.broadcast_to(p, self._steps(p.shape)) for p in value)
-        return tuple(p if p.dtype == jnp.int32 else p.astype(jnp.float32) for p in value)
+        wide = jnp.int32 if jnp.issubdtype(value[0].dtype, jnp.integer) else jnp.float32
+        return tuple(p.astype(wide) for p in value)
 
     def _steps(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         axis = self.layout.tile_axis
