@@ -24,11 +24,14 @@ from jax.experimental import pallas as pl
 
 SUBLANES, LANES = 8, 128
 
-# Bounds of what a block holds, in numbers. Ten blocks are in VMEM at a time: five operands of the
-# backward pass, each of them twice, since the next one is on its way.
+# The numbers in a block. Ten of them, or twenty of complex numbers, are in VMEM (16 MiB) at a time:
+# the five large operands of the backward pass, each twice, as the next one is on its way.
 _BLOCK = 128 * 1024
+
+# The numbers in a tile of one step, and the channels in one of several: what keeps the arithmetic
+# units busy while one tile waits for another.
 _STEP = 2 * SUBLANES * LANES
-_CHANNELS = 512
+_CHANNELS = 4 * LANES
 
 
 def _up(n: int, multiple: int) -> int:
@@ -59,20 +62,17 @@ class Layout:
         return axis if axis >= 0 else None
 
     @property
-    def tile(self) -> tuple[int, int]:
+    def tile(self) -> tuple[int, ...]:
         """The shape of a tile."""
-        rows, channels = self.block[-2:]
-        return ((self.steps, channels), (rows, self.steps), (rows, channels))[
-            2 if self.tile_axis is None else self.tile_axis
-        ]
+        return self._tile(self.steps)
 
     @property
-    def state(self) -> tuple[int, int]:
+    def state(self) -> tuple[int, ...]:
         """The shape of the state between two tiles."""
-        rows, columns = self.tile
-        return ((1, columns), (rows, 1), (rows, columns))[
-            2 if self.tile_axis is None else self.tile_axis
-        ]
+        return self._tile(1)
+
+    def _tile(self, steps: int) -> tuple[int, ...]:
+        return tuple(steps if i == self.tile_axis else n for i, n in enumerate(self.block[-2:]))
 
     @property
     def tiles(self) -> int:
@@ -125,15 +125,16 @@ def layout_of(shape: tuple[int, ...], axis: int, dtype: np.dtype) -> Layout:
     if time == last:
         steps = LANES
         block[-2] = min(dims[-2], 64)
-        block[-1] = min(_up(length, LANES), 1024)
+        block[-1] = min(_up(length, LANES), _BLOCK // 128)
     elif time == last - 1:
         steps = rows
         block[-1] = min(dims[-1], _CHANNELS)
+        most = min(_BLOCK // _up(block[-1], LANES), 512)
         # A multiple of LANES, for `View.columns`.
-        block[-2] = min(_up(length, LANES), _BLOCK // _up(max(block[-1], 256), LANES))
+        block[-2] = min(_up(length, LANES), most // LANES * LANES)
     else:
         steps = 1
-        block[-1] = min(dims[-1], 256)
+        block[-1] = min(dims[-1], _STEP // SUBLANES)
         block[-2] = min(dims[-2], max(rows, _STEP // _up(block[-1], LANES)))
         tile = _up(block[-2], rows) * _up(block[-1], LANES)
         block[time] = min(length, _BLOCK // tile)
@@ -165,19 +166,19 @@ class View:
         """The shape of the array that the kernel gets."""
         return (*self.dims[:-2], 1, self.dims[-2]) if self.columns else self.dims
 
-    def spec(self, down: bool, sums: tuple[int, ...] = ()) -> pl.BlockSpec:
+    def spec(self, down: bool, parts: tuple[int, ...] = ()) -> pl.BlockSpec:
         """The blocks, where the grid walks `down` time or up.
 
-        `sums` are axes along which each block has its own part of a sum: they stand in front.
+        The axes `parts` of the problem, along which each block has its own, stand in front.
         """
         layout = self.layout
         spec = self._spec(lambda position: position, down, layout.block[layout.time])
 
         def index(*ids: Array) -> tuple[Array | int, ...]:
             position = layout.position(ids, down)
-            return (*(position[d] for d in sums), *spec.index_map(*ids))
+            return (*(position[d] for d in parts), *spec.index_map(*ids))
 
-        return pl.BlockSpec((*[None] * len(sums), *spec.block_shape), index)
+        return pl.BlockSpec((*[None] * len(parts), *spec.block_shape), index)
 
     def beside(self, down: bool) -> pl.BlockSpec:
         """For each block, the tile of the steps behind it as the grid walks."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +25,8 @@ from fastscan.kernels.pallas.tiles import Planes, Refs, Walk
 from fastscan.kernels.scan import linear as plain
 
 _Operand = tuple[pl.BlockSpec, Planes]
+_State = tuple[Planes, Planes]
+"""What goes from tile to tile: the state of the recurrence, and sums."""
 
 _MISSING = {
     "float16": "cast to bfloat16 or float32",
@@ -66,7 +67,9 @@ class _Call:
         """The states at one step."""
         return View(self.layout, self.layout.edge, False)
 
-    def read(self, walk: Walk, tile: Array, a: Refs, x: Refs, cut: Refs):
+    def read(
+        self, walk: Walk, tile: Array, a: Refs, x: Refs, cut: Refs
+    ) -> tuple[Planes, Planes, Array | None]:
         """A tile of each operand, where steps past the end hand on the state as it is."""
         a_tile = walk.read(self.a, a, tile)
         x_tile = walk.full(walk.read(self.x, x, tile))
@@ -77,8 +80,16 @@ class _Call:
             flags = None if flags is None else (1 - past) & flags
         return a_tile, x_tile, flags
 
-    def run(self, walk: Walk, step: Callable, carry: Refs, initial: Refs, final: Refs, sums=()):
-        """Take the state through the block; `step(tile, (state, sums))` gives both anew."""
+    def run(
+        self,
+        walk: Walk,
+        step: Callable[[Array, _State], _State],
+        carry: Refs,
+        initial: Refs,
+        final: Refs,
+        sums: Planes = (),
+    ) -> Planes:
+        """Take the state through the block, and return the sums."""
 
         @pl.when(walk.is_first)
         def _():
@@ -94,11 +105,22 @@ class _Call:
         return sums
 
 
-def _scan_kernel(call: _Call, a, x, h0, cut, h_last, h, carry, a_columns, cut_columns):
+def _scan_kernel(
+    call: _Call,
+    a: Refs,
+    x: Refs,
+    h0: Refs,
+    cut: Refs,
+    h_last: Refs,
+    h: Refs,
+    carry: Refs,
+    a_columns: Refs,
+    cut_columns: Refs,
+) -> None:
     walk = Walk(call.layout, call.down)
     a, cut = tiles.columns(a, a_columns), tiles.columns(cut, cut_columns)
 
-    def step(tile: Array, state):
+    def step(tile: Array, state: _State) -> _State:
         a_tile, x_tile, flags = call.read(walk, tile, a, x, cut)
         h_tile = walk.scan(a_tile, x_tile, flags, state[0])
         tiles.put(h, call.full.slice(tile), h_tile)
@@ -107,7 +129,9 @@ def _scan_kernel(call: _Call, a, x, h0, cut, h_last, h, carry, a_columns, cut_co
     call.run(walk, step, carry, h0, h_last)
 
 
-def _cotangents(walk: Walk, a: Planes, g: Planes, cut: Array | None, state: Planes):
+def _cotangents(
+    walk: Walk, a: Planes, g: Planes, cut: Array | None, state: Planes
+) -> tuple[Planes, Planes]:
     """lambda[t] = g[t] + c[t+1] of a tile, and c[t] = a[t] lambda[t] of its last step."""
     driven = walk.full(tiles.times(a, g))
     if cut is not None:
@@ -116,11 +140,22 @@ def _cotangents(walk: Walk, a: Planes, g: Planes, cut: Array | None, state: Plan
     return tiles.plus(g, walk.earlier(c, state, walk.down)), walk.last(c, walk.down)
 
 
-def _adjoint_kernel(call: _Call, a, g, g_last, cut, dh0, dx, carry, a_columns, cut_columns):
+def _adjoint_kernel(
+    call: _Call,
+    a: Refs,
+    g: Refs,
+    g_last: Refs,
+    cut: Refs,
+    dh0: Refs,
+    dx: Refs,
+    carry: Refs,
+    a_columns: Refs,
+    cut_columns: Refs,
+) -> None:
     walk = Walk(call.layout, call.down)
     a, cut = tiles.columns(a, a_columns), tiles.columns(cut, cut_columns)
 
-    def step(tile: Array, state):
+    def step(tile: Array, state: _State) -> _State:
         a_tile, g_tile, flags = call.read(walk, tile, a, g, cut)
         dx_tile, c = _cotangents(walk, a_tile, g_tile, flags, state[0])
         tiles.put(dx, call.full.slice(tile), dx_tile)
@@ -167,7 +202,9 @@ class _Decay:
         first = (walk.step(tile) == (layout.length - 1 if down else 0)).astype(jnp.int32)
         return tiles.where(first, tuple(ref[self.h0.slice(0)] for ref in h0), before)
 
-    def terms(self, walk: Walk, tile: Array, dx: Planes, before: Planes, cut: Array | None):
+    def terms(
+        self, walk: Walk, tile: Array, dx: Planes, before: Planes, cut: Array | None
+    ) -> Planes:
         """lambda[t] h[t-1], and zero where the step was cut or there is none."""
         terms = walk.full(tiles.times(dx, before))
         zero = tiles.like(terms, 0.0)
@@ -200,7 +237,7 @@ def _backward_kernel(
     a, cut = tiles.columns(a, a_columns), tiles.columns(cut, cut_columns)
     over_time = not decay.view.varies
 
-    def step(tile: Array, state: tuple[Planes, Planes]) -> tuple[Planes, Planes]:
+    def step(tile: Array, state: _State) -> _State:
         a_tile, g_tile, flags = call.read(walk, tile, a, g, cut)
         dx_tile, c = _cotangents(walk, a_tile, g_tile, flags, state[0])
         tiles.put(dx, call.full.slice(tile), dx_tile)
@@ -289,6 +326,9 @@ def _launch(
     A result is a view, the axes along which each block has its own part of it, and a dtype.
     """
     layout, count = call.layout, len(operands[0][1])
+    # Inside `shard_map` results vary over the same mesh axes as operands, and have to say so.
+    aval: Any = jax.typeof(operands[0][1][0])
+    varying = {"manual_axis_type": aval.mat} if hasattr(aval, "mat") else {"vma": aval.vma}
 
     def columns(view: View | None, planes: int, dtype: Any) -> tuple[Any, ...]:
         used = view is not None and view.columns
@@ -296,7 +336,7 @@ def _launch(
 
     def result(view: View, parts: tuple[int, ...], dtype: Any) -> tuple[Any, ...]:
         shape = (*(layout.blocks[d] for d in parts), *view.shape)
-        return (jax.ShapeDtypeStruct(shape, dtype),) * count
+        return (jax.ShapeDtypeStruct(shape, dtype, **varying),) * count
 
     run = pl.pallas_call(
         functools.partial(kernel, call),
@@ -340,7 +380,7 @@ def scan(
     reverse: bool,
 ) -> Sequence[Array]:
     """h[t] = a[t] h[t-1] + x[t], as (h_last, h)."""
-    if math.prod(shape) == 0:
+    if 0 in shape:
         return plain.scan(a, x, h0, *reset, shape=shape, axis=axis, reverse=reverse)
     call, operands = _prepare(a, x, h0, *reset, shape=shape, axis=axis, down=reverse)
     results = [(call.edge, (), jnp.float32), (call.full, (), _real(x.dtype))]
@@ -361,7 +401,7 @@ def backward(
     decay_shape: tuple[int, ...],
 ) -> Sequence[Array]:
     """The cotangents (of a, x, h0), in one pass over a, h and g."""
-    if math.prod(shape) == 0:
+    if 0 in shape:
         settings: dict[str, Any] = dict(shape=shape, axis=axis, reverse=reverse)
         return plain.backward(g_last, g, a, h, h0, *reset, **settings, decay_shape=decay_shape)
     call, operands = _prepare(a, g, g_last, *reset, shape=shape, axis=axis, down=not reverse)
@@ -397,7 +437,7 @@ def adjoint(
     reverse: bool,
 ) -> Sequence[Array]:
     """The cotangents (of x, h0) where a is not differentiated."""
-    if math.prod(shape) == 0:
+    if 0 in shape:
         return plain.adjoint(g_last, g, a, *reset, shape=shape, axis=axis, reverse=reverse)
     call, operands = _prepare(a, g, g_last, *reset, shape=shape, axis=axis, down=not reverse)
     results = [(call.edge, (), jnp.float32), (call.full, (), _real(g.dtype))]

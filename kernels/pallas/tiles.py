@@ -34,12 +34,12 @@ def number(value: Planes) -> Array:
 
 
 def plus(u: Planes, v: Planes) -> Planes:
-    """u + v."""
+    """The sum u + v."""
     return tuple(p + q for p, q in zip(u, v, strict=True))
 
 
 def times(u: Planes, v: Planes) -> Planes:
-    """U v, without conjugation."""
+    """The product u v, without conjugation."""
     if len(u) == 1:
         return (u[0] * v[0],)
     return u[0] * v[0] - u[1] * v[1], u[0] * v[1] + u[1] * v[0]
@@ -51,7 +51,7 @@ def like(u: Planes, value: float) -> Planes:
 
 
 def where(flags: Array, u: Planes, v: Planes) -> Planes:
-    """U where the flags are set, else v."""
+    """Select u where the flags are set, else v."""
     shape = jnp.broadcast_shapes(flags.shape, u[0].shape, v[0].shape)
     mask = jnp.broadcast_to(flags, shape) != 0
     return tuple(
