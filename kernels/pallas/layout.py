@@ -4,7 +4,8 @@ A TPU works on tiles of the last two axes, `SUBLANES` by `LANES` numbers of 32 b
 stands relative to them decides what a tile is:
 
     (..., time, ..., rows, channels)   a tile is one step
-    (..., time, channels)              a tile is a few steps of up to 512 channels
+    (..., time, channels)              a tile is a few steps of up to 512 channels; a block has
+                                       several of the axis in front, its sequences
     (..., rows, time)                  a tile is 128 steps of a few rows
 
 Nothing is transposed or padded: blocks at the edges reach over the arrays' ends, and the kernels
@@ -62,6 +63,11 @@ class Layout:
         return axis if axis >= 0 else None
 
     @property
+    def sequences(self) -> int | None:
+        """The axis of which a block has several, scanned one after another, if there is one."""
+        return self.time - 1 if self.tile_axis == 0 and self.time > 0 else None
+
+    @property
     def tile(self) -> tuple[int, ...]:
         """The shape of a tile."""
         return self._tile(self.steps)
@@ -88,6 +94,10 @@ class Layout:
     def blocks(self) -> tuple[int, ...]:
         """The number of blocks along each axis."""
         return tuple(-(-n // m) for n, m in zip(self.dims, self.block, strict=True))
+
+    def parts(self, axis: int) -> int:
+        """The number of parts that a sum along an axis is given in."""
+        return self.dims[axis] if axis == self.sequences else self.blocks[axis]
 
     @property
     def edge(self) -> tuple[int, ...]:
@@ -132,6 +142,9 @@ def layout_of(shape: tuple[int, ...], axis: int, dtype: np.dtype) -> Layout:
         most = min(_BLOCK // _up(block[-1], LANES), 512)
         # A multiple of LANES, for `View.columns`.
         block[-2] = min(_up(length, LANES), most // LANES * LANES)
+        if time > 0:
+            most = _BLOCK // (block[-2] * _up(block[-1], LANES))
+            block[time - 1] = min(dims[time - 1], most)
     else:
         steps = 1
         block[-1] = min(dims[-1], _STEP // SUBLANES)
@@ -178,7 +191,8 @@ class View:
             position = layout.position(ids, down)
             return (*(position[d] for d in parts), *spec.index_map(*ids))
 
-        return pl.BlockSpec((*[None] * len(parts), *spec.block_shape), index)
+        of_parts = (layout.block[d] if d == layout.sequences else None for d in parts)
+        return pl.BlockSpec((*of_parts, *spec.block_shape), index)
 
     def beside(self, down: bool) -> pl.BlockSpec:
         """For each block, the tile of the steps behind it as the grid walks."""
@@ -198,10 +212,8 @@ class View:
         rank, time = len(self.dims), layout.time
         moves = [self.varies if d == time else n != 1 for d, n in enumerate(self.dims)]
         extents = [steps if d == time else n for d, n in enumerate(layout.block)]
-        block = [
-            (extents[d] if moves[d] else 1) if d in (time, rank - 2, rank - 1) else None
-            for d in range(rank)
-        ]
+        kept = (layout.sequences, time, rank - 2, rank - 1)
+        block = [(extents[d] if moves[d] else 1) if d in kept else None for d in range(rank)]
 
         def index(*ids: Array) -> tuple[Array | int, ...]:
             position = move(layout.position(ids, down))

@@ -107,6 +107,7 @@ class _Call:
 
 def _scan_kernel(
     call: _Call,
+    walk: Walk,
     a: Refs,
     x: Refs,
     h0: Refs,
@@ -117,7 +118,6 @@ def _scan_kernel(
     a_columns: Refs,
     cut_columns: Refs,
 ) -> None:
-    walk = Walk(call.layout, call.down)
     a, cut = tiles.columns(a, a_columns), tiles.columns(cut, cut_columns)
 
     def step(tile: Array, state: _State) -> _State:
@@ -142,6 +142,7 @@ def _cotangents(
 
 def _adjoint_kernel(
     call: _Call,
+    walk: Walk,
     a: Refs,
     g: Refs,
     g_last: Refs,
@@ -152,7 +153,6 @@ def _adjoint_kernel(
     a_columns: Refs,
     cut_columns: Refs,
 ) -> None:
-    walk = Walk(call.layout, call.down)
     a, cut = tiles.columns(a, a_columns), tiles.columns(cut, cut_columns)
 
     def step(tile: Array, state: _State) -> _State:
@@ -185,8 +185,8 @@ class _Decay:
         layout = self.view.layout
         return tuple(
             d
-            for d, n in enumerate(layout.blocks)
-            if d != layout.time and n > 1 and self.view.dims[d] == 1
+            for d, n in enumerate(self.view.dims)
+            if d != layout.time and n == 1 and layout.parts(d) > 1
         )
 
     def previous(self, walk: Walk, tile: Array, h: Refs, behind: Refs, h0: Refs) -> Planes:
@@ -218,6 +218,7 @@ class _Decay:
 def _backward_kernel(
     decay: _Decay,
     call: _Call,
+    walk: Walk,
     a: Refs,
     g: Refs,
     g_last: Refs,
@@ -233,7 +234,6 @@ def _backward_kernel(
     cut_columns: Refs,
     da_columns: Refs,
 ) -> None:
-    walk = Walk(call.layout, call.down)
     a, cut = tiles.columns(a, a_columns), tiles.columns(cut, cut_columns)
     over_time = not decay.view.varies
 
@@ -335,17 +335,27 @@ def _launch(
         return (pltpu.VMEM((layout.block[layout.time], LANES), dtype),) * (planes if used else 0)
 
     def result(view: View, parts: tuple[int, ...], dtype: Any) -> tuple[Any, ...]:
-        shape = (*(layout.blocks[d] for d in parts), *view.shape)
+        shape = (*(layout.parts(d) for d in parts), *view.shape)
         return (jax.ShapeDtypeStruct(shape, dtype, **varying),) * count
 
+    several = () if layout.sequences is None else (layout.block[layout.sequences],)
+    states = (*several, *layout.state)
+
+    def body(*refs: Refs) -> None:
+        walk = Walk(layout, call.down)
+        if several:
+            tiles.each_sequence(*several, functools.partial(kernel, call, walk), refs)
+        else:
+            kernel(call, walk, *refs)
+
     run = pl.pallas_call(
-        functools.partial(kernel, call),
+        body,
         grid=layout.grid,
         in_specs=[(spec,) * len(planes) for spec, planes in operands],
         out_specs=[(view.spec(call.down, parts),) * count for view, parts, _ in results],
         out_shape=[result(*r) for r in results],
         scratch_shapes=[
-            (pltpu.VMEM(layout.state, jnp.float32),) * count,
+            (pltpu.VMEM(states, jnp.float32),) * count,
             columns(call.a, count, jnp.float32),
             columns(call.cut, 1, jnp.int32),
             *(columns(view, count, jnp.float32) for view, _, _ in results[2:]),

@@ -161,6 +161,21 @@ class Walk:
         return h if cut is None else where(cut, x, h)
 
 
+def each_sequence(count: int, kernel: Callable[..., None], refs: Sequence[Refs]) -> None:
+    """Run a kernel on each sequence of a block in turn: axes in front of a tile's have them."""
+
+    def run(i: Array, _: None) -> None:
+        kernel(*(tuple(_sequence(ref, i) for ref in group) for group in refs))
+
+    lax.fori_loop(np.int32(0), np.int32(count), run, None)
+
+
+def _sequence(ref: Any, i: Array) -> Any:
+    """One sequence of what a block has of an operand, or what all of them share."""
+    index = tuple(i if n != 1 else 0 for n in ref.shape[:-2])
+    return ref.at[index] if index else ref
+
+
 def columns(rows: Refs, scratch: Refs) -> Refs:
     """Turn rows of time steps, (1, T), into columns, (T, LANES) of equal numbers, in `scratch`.
 
