@@ -181,7 +181,7 @@ class _Decay:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """The axes of the problem along which each block gives a sum of its own."""
+        """The axes of the problem along which the kernel gives parts, for XLA to sum."""
         layout = self.view.layout
         return tuple(
             d
@@ -316,6 +316,7 @@ def _prepare(
 
 
 def _launch(
+    name: str,
     kernel: Callable[..., None],
     call: _Call,
     operands: Sequence[_Operand],
@@ -364,6 +365,7 @@ def _launch(
             dimension_semantics=(*["parallel"] * (len(layout.grid) - 1), "arbitrary")
         ),
         interpret=pallas.interpreting(),
+        name=f"fastscan_linear_{name}",
     )
     # TPUs have no 64-bit integers, which Python's numbers would else become in a kernel.
     with jax.enable_x64(False):
@@ -394,7 +396,7 @@ def scan(
         return plain.scan(a, x, h0, *reset, shape=shape, axis=axis, reverse=reverse)
     call, operands = _prepare(a, x, h0, *reset, shape=shape, axis=axis, down=reverse)
     results = [(call.edge, (), jnp.float32), (call.full, (), _real(x.dtype))]
-    h_last, h = _launch(_scan_kernel, call, operands, results)
+    h_last, h = _launch("scan", _scan_kernel, call, operands, results)
     return _edge(h_last, shape, axis), h.reshape(shape)
 
 
@@ -432,7 +434,7 @@ def backward(
         (view, decay.parts, _real(a.dtype) if rounded else jnp.float32),
     ]
     kernel = functools.partial(_backward_kernel, decay)
-    dh0, dx, da = _launch(kernel, call, operands, results)
+    dh0, dx, da = _launch("backward", kernel, call, operands, results)
     da = jnp.sum(da, tuple(range(len(decay.parts)))).reshape(decay_shape)
     return da.astype(a.dtype), dx.reshape(shape), _edge(dh0, shape, axis)
 
@@ -451,5 +453,5 @@ def adjoint(
         return plain.adjoint(g_last, g, a, *reset, shape=shape, axis=axis, reverse=reverse)
     call, operands = _prepare(a, g, g_last, *reset, shape=shape, axis=axis, down=not reverse)
     results = [(call.edge, (), jnp.float32), (call.full, (), _real(g.dtype))]
-    dh0, dx = _launch(_adjoint_kernel, call, operands, results)
+    dh0, dx = _launch("adjoint", _adjoint_kernel, call, operands, results)
     return dx.reshape(shape), _edge(dh0, shape, axis)

@@ -180,7 +180,7 @@ def test_fixed_decay_lowers_to_the_adjoint():
         return jnp.sum(fastscan.linear_scan(0.5, x, axis=1, implementation="pallas")[1])
 
     text = export.export(jax.jit(jax.grad(loss)), platforms=["tpu"])(x).mlir_module()
-    assert text.count("@tpu_custom_call") == 1 and "_adjoint_kernel" in text
+    assert text.count("@tpu_custom_call") == 1 and "fastscan_linear_adjoint" in text
 
 
 def test_lowers_inside_shard_map():
