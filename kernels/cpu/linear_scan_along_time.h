@@ -51,7 +51,16 @@ class AlongTime {
         one_x_(x.step == 0),
         one_reset_(reset.step == 0),
         first_a_(Load<E, 1>(a_)),
-        first_x_(Load<E, 1>(x_)) {}
+        first_x_(Load<E, 1>(x_)) {
+    if (!one_a_) return;
+    V product = Splat<E, N>(&first_a_), state = {};
+    Double<1>(product, state);
+    double power = 1;
+    for (int i = 0; i < N; ++i) {
+      power *= first_a_;
+      lost_[i] = static_cast<Scalar>(power - product[i]);
+    }
+  }
 
   // Whether `like` lies densely, and the others too unless they are the same at all steps.
   static bool Fits(const Stream& like, std::initializer_list<Stream> others) {
@@ -88,6 +97,7 @@ class AlongTime {
       V product = Ordered(decay);
       local = Ordered(local);
       Double<1>(product, local);
+      if (one_a_) local += (product != V{} ? lost_ : V{}) * carry;
       const V value = product * carry + local;
       residue += value - value;
       visit(t, Now{decay, value, carry, Ordered(drive)});
@@ -117,6 +127,9 @@ class AlongTime {
   const uint8_t* reset_;
   bool one_a_, one_x_, one_reset_;  // the same for all steps
   Scalar first_a_, first_x_;
+  // What rounding takes from the powers of a decay that is the same at all steps. It would take it
+  // from every register alike, and thus make the decay another one.
+  V lost_ = {};
 };
 
 }  // namespace

@@ -1,7 +1,6 @@
 // The jobs of the linear scan: tasks over rows, over channels where there are too few rows, and over
 // time where there are too few of both.
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -57,7 +56,7 @@ class ForwardJob : public RowJob {
     const int64_t count = std::min(cut_.lanes_per_task, lanes() - lane);
     const int64_t first = task / cut_.lane_tasks * cut_.rows_per_task;
     const int64_t last = std::min(first + cut_.rows_per_task, layout_.rows);
-    std::array<ForwardRow, kMostTogether> rows;
+    std::vector<ForwardRow> rows(std::min(together_, last - first));
     for (int64_t begin = first; begin < last; begin += together_) {
       const int n = static_cast<int>(std::min(together_, last - begin));
       for (int i = 0; i < n; ++i) {
@@ -229,7 +228,7 @@ class BackwardJob : public RowJob {
     const int64_t first = share_task * rows_per_task_;
     const int64_t last = std::min(first + rows_per_task_, share_);
     const int64_t sum = over_lanes() ? share_task * cut_.lane_tasks + lane_task : share_task;
-    std::array<BackwardRow, kMostTogether> rows;
+    std::vector<BackwardRow> rows(std::min(together_, (groups - group) * (last - first)));
     int n = 0;
     for (int64_t i = group; i < groups; ++i) {
       for (int64_t j = first; j < last; ++j) {
