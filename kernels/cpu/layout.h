@@ -97,7 +97,9 @@ class Layout {
   }
 
   const int operands_;
-  std::vector<Axis> batch_;  // few: a job above malloc's size for small ones would cost a tiny scan dear
+  // Not an array of kMaxRank: a job would be larger than what malloc keeps at hand, and a tiny scan
+  // wait for it.
+  std::vector<Axis> batch_;
 };
 
 }  // namespace fastscan
