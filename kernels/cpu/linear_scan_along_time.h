@@ -76,7 +76,7 @@ class AlongTime {
     return down ? p - t - (N - 1) : p + t;
   }
 
-  // Steps `begin` to `end`, a multiple of N, from `state` on, visit(t, now) for N of them at a time.
+  // Steps `begin` to `end`, a multiple of N, from `state` on; visit(t, now) for N of them at once.
   // False where a state is not finite: products of decays may have overflowed, or a NaN have met a
   // decay that a reset has zeroed. `state` is then as it was.
   template <class Visit>

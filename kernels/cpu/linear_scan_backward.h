@@ -193,7 +193,9 @@ bool BackwardAlongTime(const BackwardRow& row, int64_t begin, int64_t end) {
       GradientAlongTime<E, gradient, !down>(row, end - to, end - done);
     }
   }
-  if (begin < end - whole) BackwardTile<E, gradient>{row, begin, end - whole}.template Run<1, 1>(0);
+  if (begin + whole < end) {
+    BackwardTile<E, gradient>{row, begin, end - whole}.template Run<1, 1>(0);
+  }
   return true;
 }
 

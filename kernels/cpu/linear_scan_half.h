@@ -32,8 +32,8 @@ struct Blocks {
         block_lanes(lanes < room ? lanes : room),
         block_steps(room / block_lanes) {}
 
-  // Calls visit(row, block) in the order of time, or against it; all channels of all rows before the
-  // next steps.
+  // Calls visit(row, block) in the order of time, or against it; all channels of all rows before
+  // the next steps.
   template <class Visit>
   void For(int count, bool against, const Visit& visit) const {
     for (int64_t done = 0; done < steps; done += block_steps) {
@@ -41,7 +41,8 @@ struct Blocks {
       const int64_t begin = against ? steps - done - n : done;
       for (int row = 0; row < count; row += together) {
         for (int64_t lane = 0; lane < lanes; lane += block_lanes) {
-          visit(row, Block{begin, n, lane, lanes - lane < block_lanes ? lanes - lane : block_lanes});
+          const int64_t width = lanes - lane < block_lanes ? lanes - lane : block_lanes;
+          visit(row, Block{begin, n, lane, width});
         }
       }
     }

@@ -1,5 +1,5 @@
-// The jobs of the linear scan: tasks over rows, over channels where there are too few rows, and over
-// time where there are too few of both.
+// The jobs of the linear scan: tasks over rows, over channels where there are too few rows, and
+// over time where there are too few of both.
 #include <algorithm>
 #include <cstring>
 #include <memory>

@@ -76,7 +76,8 @@ struct Cursor {
 
 // The states of K registers of N channels.
 template <class E, int N, int K>
-[[gnu::always_inline]] inline void LoadStates(const void* p, int64_t lane, Lanes<E, N> (&state)[K]) {
+[[gnu::always_inline]] inline void LoadStates(const void* p, int64_t lane,
+                                              Lanes<E, N> (&state)[K]) {
   Unroll<K>([&](auto k) __attribute__((always_inline)) {
     state[k] = LoadState<E, N>(p, lane + k * N);
   });
