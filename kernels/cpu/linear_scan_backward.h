@@ -184,9 +184,10 @@ bool BackwardAlongTime(const BackwardRow& row, int64_t begin, int64_t end) {
   for (int64_t done = 0; done < whole; done += kSteps) {
     const int64_t to = done + kSteps < whole ? done + kSteps : whole;
     const bool finite =
-        along.Scan(done, to, state, [dx](int64_t t, const auto& now) __attribute__((always_inline)) {
-          Store<E, Along::N>(Along::First(dx, t), now.Sum());
-        });
+        along.Scan(done, to, state,
+                   [dx](int64_t t, const auto& now) __attribute__((always_inline)) {
+                     Store<E, Along::N>(Along::First(dx, t), now.Sum());
+                   });
     if (!finite) {
       BackwardTile<E, gradient>{row, end - to, end - done}.template Run<1, 1>(0);
     } else if constexpr (gradient != Gradient::kNone) {
