@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "linear_scan.h"
 
@@ -38,33 +39,34 @@ class Layout {
     }
     time = axes[shape.axis];
     Fold(axes.data(), axes.data() + shape.axis, 0);
-    const int leading = batch_axes_;
+    const size_t leading = batch_.size();
     Fold(axes.data() + shape.axis + 1, axes.data() + shape.rank, leading);
-    if (batch_axes_ == leading) {
+    if (batch_.size() == leading) {
       lanes.stride.fill(1);
     } else {
-      lanes = batch_[--batch_axes_];
+      lanes = batch_.back();
+      batch_.pop_back();
     }
-    for (int i = 0; i < batch_axes_; ++i) rows *= batch_[i].extent;
+    for (const Axis& axis : batch_) rows *= axis.extent;
   }
 
   // Orders the batch axes so that the rows which share an element of operand `o` are neighbours,
   // and returns how many do.
   int64_t GroupBy(int o) {
-    std::stable_partition(batch_.begin(), batch_.begin() + batch_axes_,
+    std::stable_partition(batch_.begin(), batch_.end(),
                           [o](const Axis& axis) { return axis.stride[o] != 0; });
     int64_t share = 1;
-    for (int i = 0; i < batch_axes_; ++i) share *= batch_[i].stride[o] == 0 ? batch_[i].extent : 1;
+    for (const Axis& axis : batch_) share *= axis.stride[o] == 0 ? axis.extent : 1;
     return share;
   }
 
   // Where row `row` starts in each operand, in elements.
   std::array<int64_t, kMaxOperands> Offsets(int64_t row) const {
     std::array<int64_t, kMaxOperands> offsets{};
-    for (int i = batch_axes_ - 1; i >= 0; --i) {
-      const int64_t index = row % batch_[i].extent;
-      row /= batch_[i].extent;
-      for (int o = 0; o < operands_; ++o) offsets[o] += index * batch_[i].stride[o];
+    for (auto axis = batch_.rbegin(); axis != batch_.rend(); ++axis) {
+      const int64_t index = row % axis->extent;
+      row /= axis->extent;
+      for (int o = 0; o < operands_; ++o) offsets[o] += index * axis->stride[o];
     }
     return offsets;
   }
@@ -74,15 +76,15 @@ class Layout {
 
  private:
   // Appends axes to the batch, folding neighbours; what stands before `first` is left alone.
-  void Fold(const Axis* begin, const Axis* end, int first) {
+  void Fold(const Axis* begin, const Axis* end, size_t first) {
     for (const Axis* axis = begin; axis != end; ++axis) {
       if (axis->extent == 1) continue;
-      if (batch_axes_ > first && Contiguous(batch_[batch_axes_ - 1], *axis)) {
-        const int64_t extent = batch_[batch_axes_ - 1].extent * axis->extent;
-        batch_[batch_axes_ - 1] = *axis;
-        batch_[batch_axes_ - 1].extent = extent;
+      if (batch_.size() > first && Contiguous(batch_.back(), *axis)) {
+        const int64_t extent = batch_.back().extent * axis->extent;
+        batch_.back() = *axis;
+        batch_.back().extent = extent;
       } else {
-        batch_[batch_axes_++] = *axis;
+        batch_.push_back(*axis);
       }
     }
   }
@@ -95,8 +97,9 @@ class Layout {
   }
 
   const int operands_;
-  std::array<Axis, kMaxRank> batch_;
-  int batch_axes_ = 0;
+  // Not an array of kMaxRank: a job would be larger than what malloc keeps at hand, and a tiny scan
+  // wait for it.
+  std::vector<Axis> batch_;
 };
 
 }  // namespace fastscan

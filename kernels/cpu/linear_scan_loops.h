@@ -26,11 +26,10 @@ struct ForwardRow {
 // What becomes of lambda[t] h[t-1], the cotangent of a[t].
 enum class DecayGradient {
   kNone,
-  kStore,      // written to `da`, an element of the array's dtype for each step and channel
-  kAdd,        // the rest in the dtype of the state: added for each step and channel,
-  kAddLanes,   // summed over the channels,
-  kTime,       // summed over time,
-  kTimeLanes,  // summed over both.
+  kStore,  // written to `da`, an element of the array's dtype for each step and channel
+  // Added to `da`, in the dtype of the state, for each channel or where da.lane is 0 over them,
+  kAdd,   // at each step,
+  kTime,  // summed over time.
 };
 
 struct BackwardRow {
@@ -40,7 +39,7 @@ struct BackwardRow {
   void* state;  // the cotangent that comes from the steps behind; on return that of `before`
   int64_t steps, lanes;
   DecayGradient decay_gradient;
-  bool overwrite;  // kAdd, kAddLanes: `da` holds nothing yet
+  bool overwrite;  // kAdd: `da` holds nothing yet
 };
 
 // The map from the state before some steps to the one after them, h -> product h + state, in each

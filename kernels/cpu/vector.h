@@ -3,6 +3,7 @@
 // Included once per instruction set, with kVectorBytes set to its register width, and only inside
 // an unnamed namespace: two translation units built with different instruction sets must not share
 // an inline function, or the linker keeps whichever it likes.
+#pragma once
 
 #include <cstdint>
 #include <type_traits>
