@@ -35,6 +35,8 @@ class Implementation:
     package: str
     missing: str | None
     """What is missing and how to get it; None where the implementation is ready."""
+    reserved: str | None = None
+    """Why it runs only where the caller names it; None where the automatic choice may take it."""
 
     @property
     def available(self) -> bool:
@@ -76,7 +78,7 @@ def implementations() -> dict[str, Implementation]:
     Each value has `name`, `summary`, `platforms`, `available` and `missing` (what is missing and
     how to get it, or None); `str(value)` is a line to print.
     """
-    from fastscan.kernels import cpu
+    from fastscan.kernels import cpu, triton
 
     rows = (
         Implementation(
@@ -86,6 +88,16 @@ def implementations() -> dict[str, Implementation]:
             ("linear", "attention", "selective", "matrix"),
             "fastscan.kernels.cpu",
             cpu.missing(),
+        ),
+        Implementation(
+            "triton",
+            "kernels for NVIDIA GPUs, Triton",
+            triton.platforms(),
+            ("linear",),
+            "fastscan.kernels.triton",
+            triton.missing(),
+            # To go when bench/gpu.sh has passed on a GPU and its results are committed.
+            reserved="runs only by name until its tests have passed on a GPU",
         ),
         Implementation(
             "scan",
@@ -129,9 +141,16 @@ def fallback(case: Case, platform: str) -> tuple[str, ...]:
 def preference(case: Case, platform: str) -> tuple[str, ...]:
     """The names that the automatic choice tries, best first."""
     rows = implementations()
-    native = (n for n, row in rows.items() if n not in PLAIN and platform in row.platforms)
-    names = (*native, *fallback(case, platform))
-    return tuple(name for name in names if case.family in rows[name].families)
+    names = (*_native(platform), *fallback(case, platform))
+    return tuple(
+        name for name in names if case.family in rows[name].families and not rows[name].reserved
+    )
+
+
+def _native(platform: str) -> list[str]:
+    """The implementations with kernels of their own for a platform."""
+    rows = implementations()
+    return [name for name, row in rows.items() if name not in PLAIN and platform in row.platforms]
 
 
 def choose(case: Case, platform: str, implementation: tuple[str, ...] | None) -> ModuleType:
@@ -173,9 +192,10 @@ def export_checks() -> list[jax.export.DisabledSafetyCheck]:
     calls of fastscan. What is exported then runs wherever a compatible fastscan has been imported;
     with `implementation="scan"` or `"associative"` no such permission is needed, and none is given.
     """
-    from fastscan.kernels import cpu
+    from fastscan.kernels import cpu, triton
 
-    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in cpu.TARGETS]
+    targets = (*cpu.TARGETS, *triton.TARGETS)
+    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in targets]
 
 
 def canonical_names(implementation: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -194,6 +214,12 @@ def canonical_names(implementation: str | Sequence[str] | None) -> tuple[str, ..
             f"among {', '.join(map(repr, implementations()))}."
         )
     return names
+
+
+def _reserved(case: Case, platform: str) -> list[str]:
+    """The names that the automatic choice passes over, although they have a kernel for `case`."""
+    rows = ((name, implementations()[name]) for name in _native(platform))
+    return [name for name, row in rows if row.reserved and case.family in row.families]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,8 +271,9 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
                     label = f"{calls}. {function_of(case)} {equation.primitive.name} {case}"
                 wanted = equation.params["implementation"]
                 for platform in PLATFORMS:
-                    for name in wanted or preference(case, platform):
-                        reason = implementations()[name].declines(case, platform)
+                    for name in wanted or (*_reserved(case, platform), *preference(case, platform)):
+                        row = implementations()[name]
+                        reason = row.declines(case, platform) or (None if wanted else row.reserved)
                         rows.append((label, platform, name, reason))
             for inner in jax.tree.leaves(
                 list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")

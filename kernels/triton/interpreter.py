@@ -1,0 +1,113 @@
+"""Kernels run by Triton's interpreter on NumPy arrays: slow, and needs neither GPU nor torch.
+
+Triton interprets what was imported under TRITON_INTERPRET=1, and takes torch's tensors. `Tensor`
+is the part of one that it asks for. Two places of its own are mended on the first use.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class Tensor:
+    """The few methods of a torch tensor that the interpreter calls, over a NumPy array."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype, by the name of which the interpreter knows the pointer's type."""
+        return self.array.dtype
+
+    def data_ptr(self) -> int:
+        """The address of the first element."""
+        return self.array.ctypes.data
+
+    def untyped_storage(self) -> Tensor:
+        """This array, which is its own storage."""
+        return self
+
+    def cpu(self) -> Tensor:
+        """This array, which is on the CPU."""
+        return self
+
+    def copy_(self, other: Tensor) -> None:
+        """Nothing: the interpreter's tensor shares the memory of this one."""
+
+    def new_empty(self, *_: Any, **__: Any) -> Tensor:
+        """A tensor whose storage `set_` will say."""
+        return Tensor(self.array)
+
+    def set_(self, storage: Tensor, *_: Any) -> None:
+        """Share the memory of `storage`."""
+        self.array = storage.array
+
+    def storage_offset(self) -> int:
+        """An array begins where its storage does."""
+        return 0
+
+    def size(self) -> tuple[int, ...]:
+        """The shape."""
+        return self.array.shape
+
+    def stride(self) -> tuple[int, ...]:
+        """The distances between neighbours, in elements."""
+        return tuple(s // self.array.itemsize for s in self.array.strides)
+
+
+def run(
+    kernel: Any,
+    grid: tuple[int, ...],
+    scalars: tuple[int, ...],
+    outputs: Sequence[jax.ShapeDtypeStruct],
+    constants: Mapping[str, Any],
+    *inputs: Any,
+) -> tuple[np.ndarray, ...]:
+    """What the kernel writes, program after program; NaN where it writes nothing."""
+    _mend()
+    # Flags are bytes to the interpreter.
+    arrays = [np.ascontiguousarray(np.asarray(x)) for x in inputs]
+    arrays = [x.view(np.int8) if x.dtype == np.bool_ else x for x in arrays]
+    results = [np.empty(o.shape, o.dtype) for o in outputs]
+    for result in results:
+        result.reshape(-1).view(np.uint8)[...] = 0xFF
+    kernel[grid](*map(Tensor, arrays), *scalars, *map(Tensor, results), **constants)
+    return tuple(results)
+
+
+@functools.cache
+def _mend() -> None:
+    from triton.runtime import interpreter
+
+    def scan_whole_slices(self: Any, operands: Sequence[Any]) -> list[Any]:
+        """Triton's own goes element by element, a thousand times slower."""
+        values = [np.moveaxis(x.handle.data, self.axis, 0) for x in operands]
+        types = [x.dtype for x in operands]
+
+        def tensors(slices: Sequence[np.ndarray]) -> list[Any]:
+            return [self.to_tensor(s, t) for s, t in zip(slices, types, strict=True)]
+
+        out = [[v[0]] for v in values]
+        for t in range(1, len(values[0])):
+            done = self.combine_fn.fn(
+                *tensors([o[-1] for o in out]), *tensors([v[t] for v in values])
+            )
+            for o, value in zip(out, done if isinstance(done, tuple) else (done,), strict=True):
+                o.append(value.handle.data)
+        return tensors([np.stack(o, self.axis) for o in out])
+
+    def range_of_tensors(*bounds: Any) -> range:
+        """Scalars are arrays of one element, which newer NumPy does not take for integers."""
+        return builtins.range(
+            *(int(b.handle.data.item()) if hasattr(b, "handle") else int(b) for b in bounds)
+        )
+
+    interpreter.ScanOps.generic_scan = scan_whole_slices
+    vars(interpreter)["range"] = range_of_tensors
