@@ -176,25 +176,27 @@ class _Run:
     ) -> list[Array]:
         """Start a kernel with what all of them are told."""
         _, Q, T, R, D = self.axes.extents
-        # What the compiler may know of the distance of steps decides how much it reads at once.
-        unit = math.gcd(D, self.config.vector)
+        # Rows of few channels begin at a multiple of 16 bytes only if their lengths are known to.
+        unit = math.gcd(T, 16) if D < 16 else 1
         return launch(
             kernel,
             (self.axes.rows * self.blocks, self.chunks),
             inputs,
-            (Q, T, R, D // unit, self.config.chunk or T),
+            (Q, T // unit, self.config.chunk or T),
             outputs,
-            warps=self.config.warps,
+            warps=self.config.tile.warps,
             constants={
                 **constants,
                 "STATE": tl.float64 if self.state == np.float64 else tl.float32,
                 "COMPLEX": self.dtype.kind == "c",
-                "REVERSE": self.reverse,
+                "REVERSE": (1 if self.config.channels >= 32 else 2) if self.reverse else 0,
                 "UNIT": unit,
-                "VECTOR": unit,
-                "BT": self.config.steps,
+                "R": R,
+                "D": D,
+                "VECTOR": self.config.vector,
+                "BT": self.config.tile.steps,
                 "BD": self.config.channels,
-                "STAGES": self.config.stages,
+                "STAGES": self.config.tile.stages,
             },
         )
 
