@@ -177,3 +177,28 @@ def _widths(operations: Iterable[str], *names: str) -> dict[str, int]:
     return dict(found)
 
 
+
+
+def main() -> None:
+    """Print a line for each launch and capability; exit with 1 where registers spill."""
+    from fastscan.bench.ptx_cases import FAMILIES
+
+    unknown = set(sys.argv[1:]) - set(FAMILIES)
+    if unknown:
+        sys.exit(f"Unknown families {sorted(unknown)}; there are {', '.join(FAMILIES)}.")
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        sys.exit("TRITON_INTERPRET is set: interpreted kernels are not compiled. Unset it.")
+    jax.config.update("jax_enable_x64", True)
+    spilled = 0
+    for family in sys.argv[1:] or FAMILIES:
+        for launch in FAMILIES[family]():
+            for capability in CAPABILITIES:
+                report = compile_launch(launch, capability)
+                spilled += report.spills > 0
+                print(report, flush=True)
+    if spilled:
+        sys.exit(f"Registers spill in {spilled} of them.")
+
+
+if __name__ == "__main__":
+    main()

@@ -182,7 +182,7 @@ class _Run:
             kernel,
             (self.axes.rows * self.blocks, self.chunks),
             inputs,
-            (Q, T // unit, self.config.chunk or T),
+            (Q, T // unit, (self.config.chunk or T) // unit),
             outputs,
             warps=self.config.tile.warps,
             constants={
@@ -215,7 +215,7 @@ class _Run:
         rows, channels = self.axes.rows, self.axes.channels
         if self.chunks == 1:
             return h0.planes
-        flags, form = self.flags(reset, a.array)
+        flags, form = self.flags(reset, a.planes[0])
         shape = (rows, self.chunks, channels)
         states = self.planes(shape, self.state)
         *maps, cut = self.launch(
@@ -275,7 +275,7 @@ def _states(
     """What leaves the last step, and all states."""
     dtype = np.dtype(x.array.dtype)
     run = _run(axes, dtype, reverse, gradient=False, split=split)
-    flags, form = run.flags(reset, a.array)
+    flags, form = run.flags(reset, a.planes[0])
     plane = np.zeros((), dtype).real.dtype
     found = run.launch(
         scan_kernel,
@@ -308,7 +308,7 @@ def _cotangents(
     """The cotangents of a, x and h0, by a scan against time (`reverse` is its own direction)."""
     dtype = np.dtype(g.array.dtype)
     run = _run(axes, dtype, reverse, gradient=True, split=True)
-    flags, form = run.flags(reset, a.array)
+    flags, form = run.flags(reset, a.planes[0])
     wanted = axes.forms[-1]
     over_time, over_channels = not wanted & TIME, not wanted & CHANNELS
     P, Q, T, R, D = axes.extents

@@ -123,7 +123,7 @@ def scan_kernel(
     reset_ptr,
     Q,
     T_UNITS,
-    CHUNK,
+    CHUNK_UNITS,
     last_ptr,
     last_im_ptr,
     h_ptr,
@@ -150,6 +150,7 @@ def scan_kernel(
     ADJOINT: h[i] = a[i-1] h[i-1] + x[i] with a[-1] = 1, and a[T-1] h[T-1].
     """
     T = T_UNITS * UNIT
+    CHUNK = CHUNK_UNITS * UNIT
     row = tl.program_id(0) // tl.cdiv(D, BD)
     c = (tl.program_id(0) % tl.cdiv(D, BD)) * BD + tl.arange(0, BD)
     inside = _inside(c, D, BD)
@@ -194,7 +195,7 @@ def summary_kernel(
     reset_ptr,
     Q,
     T_UNITS,
-    CHUNK,
+    CHUNK_UNITS,
     product_ptr,
     product_im_ptr,
     state_ptr,
@@ -220,6 +221,7 @@ def summary_kernel(
     All are of shape (rows, chunks, channels).
     """
     T = T_UNITS * UNIT
+    CHUNK = CHUNK_UNITS * UNIT
     row = tl.program_id(0) // tl.cdiv(D, BD)
     c = (tl.program_id(0) % tl.cdiv(D, BD)) * BD + tl.arange(0, BD)
     inside = _inside(c, D, BD)
@@ -271,7 +273,7 @@ def backward_kernel(
     reset_ptr,
     Q,
     T_UNITS,
-    CHUNK,
+    CHUNK_UNITS,
     da_ptr,
     da_im_ptr,
     dx_ptr,
@@ -304,6 +306,7 @@ def backward_kernel(
     the block of channels, where `a` does not have them: (rows, T or chunks, channels or blocks).
     """
     T = T_UNITS * UNIT
+    CHUNK = CHUNK_UNITS * UNIT
     blocks = tl.cdiv(D, BD)
     row = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks

@@ -3,7 +3,8 @@
 A place is (start, channel, step): where the row of an operand begins, where its channels lie in it,
 and the distance of its steps, in elements. The form of an operand is the set of axes that it has
 (`layout.py`), as bits. R and D are constants: then so are the distances within a tile, and it takes
-one address for each thread and operand.
+one address for each thread and operand. VECTOR limits how many numbers, or flags, a thread reads at
+a time, and with them how many channels a warp needs; 0 leaves it to the compiler.
 
 REVERSE: 0, or the steps are gone through from the last to the first, and 1 reads them in this order,
 2 reads them as they lie and scans them backwards. Where channels fill a warp, 1 costs nothing and a
@@ -112,7 +113,9 @@ def load_tile(
         tile = tl.load(pointer + steps, mask=live, other=fill)
         tile = tl.broadcast_to(tile[:, None], (BT, BD))
     else:
-        at = tl.multiple_of(steps[:, None] + channel[None, :], (1, VECTOR))
+        at = steps[:, None] + channel[None, :]
+        if VECTOR > 0:
+            at = tl.multiple_of(at, (1, VECTOR))
         tile = tl.load(pointer + at, mask=live[:, None] & inside[None, :], other=fill)
     return tile
 
@@ -134,7 +137,9 @@ def store_tile(
     pointer += tile_start(where, i, T, REVERSE, BT)
     steps = tile_steps(step, REVERSE, BT)
     live = there(i, T, REVERSE, BT)
-    at = tl.multiple_of(steps[:, None] + channel[None, :], (1, VECTOR))
+    at = steps[:, None] + channel[None, :]
+    if VECTOR > 0:
+        at = tl.multiple_of(at, (1, VECTOR))
     mask = live[:, None] & inside[None, :]
     tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=mask)
 

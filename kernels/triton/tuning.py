@@ -55,7 +55,7 @@ class Config:
     """How the work is cut.
 
     A program takes `tile` after tile of `channels` channels through `chunk` steps (None is all of
-    them). A thread reads `vector` numbers at a time.
+    them). A thread reads `vector` numbers at a time, or as many as it can where that is 0.
     """
 
     tile: Tile
@@ -84,10 +84,13 @@ def choose(problem: Problem, device: Device = Device()) -> Config:
 def default_tile(problem: Problem, channels: int) -> Tile:
     """A tile of 64 registers a thread, 32 where several are held at once; 16 KiB in flight."""
     words = max(problem.itemsize // 4, 1) * problem.planes
-    numbers = 32 * (32 if problem.gradient or channels < 32 else 64) // words
-    steps = max(numbers // channels, 4)
+    registers = 32 if problem.gradient else 64
+    if channels < 32:
+        # The scan of a tile holds as much again where time lies across the threads.
+        registers //= 2
+    steps = max(32 * registers // words // channels, 4)
     if channels >= 32:
-        # More of them, of narrow accesses, would keep too many addresses.
+        # More of them, of narrow accesses, would take long to issue.
         steps = min(steps, 16)
     return Tile(steps, stages=min(1 + 2**14 // (steps * channels * problem.itemsize), 8))
 
@@ -99,11 +102,11 @@ def key(problem: Problem, channels: int) -> str:
 
 
 def _width(problem: Problem, device: Device) -> tuple[int, int]:
-    """The channels of a tile, and how many of them a thread reads at a time."""
+    """The channels of a tile, and `Config.vector`."""
     widest = 16 // problem.itemsize
     for channels in _NARROW:
         if problem.channels <= channels:
-            return channels, min(widest, channels)
+            return channels, 0
     # An access begins at a multiple of its size.
     vector = math.gcd(widest, problem.channels)
     while vector > max(widest // 4, 1):
