@@ -177,8 +177,6 @@ def _widths(operations: Iterable[str], *names: str) -> dict[str, int]:
     return dict(found)
 
 
-
-
 def main() -> None:
     """Print a line for each launch and capability; exit with 1 where registers spill."""
     from fastscan.bench.ptx_cases import FAMILIES

@@ -6,10 +6,10 @@ and the distance of its steps, in elements. The form of an operand is the set of
 one address for each thread and operand. VECTOR limits how many numbers, or flags, a thread reads at
 a time, and with them how many channels a warp needs; 0 leaves it to the compiler.
 
-REVERSE: 0, or the steps are gone through from the last to the first, and 1 reads them in this order,
-2 reads them as they lie and scans them backwards. Where channels fill a warp, 1 costs nothing and a
-scan backwards hundreds of shuffles; where time is what neighbours in memory differ in, 1 would read
-single numbers.
+REVERSE: 0, or the steps are gone through from the last to the first, and 1 reads them in this
+order, 2 reads them as they lie and scans them backwards. Where channels fill a warp, 1 costs nothing
+and a scan backwards hundreds of shuffles; where time is what neighbours in memory differ in, 1 would
+read single numbers.
 """
 
 import triton
@@ -286,7 +286,9 @@ def advance(
                 (a, a_im, x, x_im, r), 0, _compose_complex_reset, REVERSE == 2
             )
         else:
-            _, _, out, out_im = tl.associative_scan((a, a_im, x, x_im), 0, _compose_complex, REVERSE == 2)
+            _, _, out, out_im = tl.associative_scan(
+                (a, a_im, x, x_im), 0, _compose_complex, REVERSE == 2
+            )
     else:
         if RESET != 0:
             _, out, _ = tl.associative_scan((a, x, r), 0, _compose_reset, REVERSE == 2)

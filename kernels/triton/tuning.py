@@ -68,14 +68,15 @@ def choose(problem: Problem, device: Device = Device()) -> Config:
     """The cut of a problem.
 
     Where a step of the tile is one access of each of 32 lanes, time runs inside the threads,
-    without shuffles. Narrower accesses make more programs, of fewer channels. Where even these are
-    too few, time is split, which costs a second pass over the operands.
+    without shuffles. Narrower accesses make more programs, of fewer channels. Where even these
+    leave half of the multiprocessors idle, time is split, which costs a second pass over the
+    operands.
     """
     channels, vector = _width(problem, device)
     tile = _tuned(device.name).get(key(problem, channels), default_tile(problem, channels))
     programs = _programs(problem, channels)
     chunks = min(4 * device.processors // programs, problem.length // (8 * tile.steps), 65535)
-    if programs >= device.processors or chunks < 2:
+    if 2 * programs >= device.processors or chunks < 2:
         return Config(tile, channels, vector)
     steps = math.ceil(problem.length / chunks)
     return Config(tile, channels, vector, chunk=math.ceil(steps / tile.steps) * tile.steps)
