@@ -8,8 +8,8 @@ a time, and with them how many channels a warp needs; 0 leaves it to the compile
 
 REVERSE: 0, or the steps are gone through from the last to the first, and 1 reads them in this
 order, 2 reads them as they lie and scans them backwards. Where channels fill a warp, 1 costs
-nothing and a scan backwards hundreds of shuffles; where neighbours in memory are steps, 1 would read
-single numbers.
+nothing and a scan backwards hundreds of shuffles; where neighbours in memory are steps, 1 would
+read single numbers.
 """
 
 import triton

@@ -92,7 +92,7 @@ def default_tile(problem: Problem, channels: int) -> Tile:
     steps = max(32 * registers // words // channels, 4)
     if channels >= 32:
         # Narrow accesses are many.
-        steps = min(steps, 16 // max(words, 1 + problem.gradient))
+        steps = min(steps, 16 // max(words, 1 + problem.gradient, 4 // problem.itemsize))
     return Tile(steps, stages=min(1 + 2**14 // (steps * channels * problem.itemsize), 6))
 
 
