@@ -87,12 +87,13 @@ def default_tile(problem: Problem, channels: int) -> Tile:
     words = max(problem.itemsize // 4, 1) * problem.planes
     registers = 32 if problem.gradient else 64
     if channels < 32:
-        # The scan of a tile holds as much again where time lies across the threads.
-        registers //= 2 if problem.itemsize == 4 and words == 1 else 4
+        # The scan of a tile holds several more where time lies across the threads.
+        registers //= 4
     steps = max(32 * registers // words // channels, 4)
     if channels >= 32:
         # Narrow accesses are many.
-        steps = min(steps, 16 // max(words, 1 + problem.gradient, 4 // problem.itemsize))
+        held = max(words * (1 + problem.gradient), 4 // problem.itemsize)
+        steps = min(steps, max(16 // held, 4))
     return Tile(steps, stages=min(1 + 2**14 // (steps * channels * problem.itemsize), 6))
 
 
