@@ -78,7 +78,7 @@ def implementations() -> dict[str, Implementation]:
     Each value has `name`, `summary`, `platforms`, `available` and `missing` (what is missing and
     how to get it, or None); `str(value)` is a line to print.
     """
-    from fastscan.kernels import cpu
+    from fastscan.kernels import cpu, triton
 
     rows = (
         Implementation(
@@ -88,6 +88,15 @@ def implementations() -> dict[str, Implementation]:
             ("linear", "attention", "selective", "matrix"),
             "fastscan.kernels.cpu",
             cpu.missing(),
+        ),
+        Implementation(
+            "triton",
+            "kernels for NVIDIA GPUs, Triton",
+            triton.platforms(),
+            ("linear",),
+            "fastscan.kernels.triton",
+            triton.missing(),
+            triton.reserved(),
         ),
         Implementation(
             "scan",
@@ -192,9 +201,10 @@ def export_checks() -> list[jax.export.DisabledSafetyCheck]:
     calls of fastscan. What is exported then runs wherever a compatible fastscan has been imported;
     with `implementation="scan"` or `"associative"` no such permission is needed, and none is given.
     """
-    from fastscan.kernels import cpu
+    from fastscan.kernels import cpu, triton
 
-    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in cpu.TARGETS]
+    targets = (*cpu.TARGETS, *triton.TARGETS)
+    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in targets]
 
 
 def canonical_names(implementation: str | Sequence[str] | None) -> tuple[str, ...] | None:

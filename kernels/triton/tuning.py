@@ -1,0 +1,154 @@
+"""How a linear scan is cut into programs: a pure rule, and what was measured on a device.
+
+`tuned/DEVICE.json`, where there is one, has better tiles than the rule's for that device, by `key`;
+`python -m fastscan.bench.tune` writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterator
+
+TUNED = pathlib.Path(__file__).parent / "tuned"
+_NARROW = (1, 4, 16)
+"""The channels of a tile where a row has no more: fewer than a warp has lanes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What the choice depends on."""
+
+    rows: int
+    length: int
+    channels: int
+    itemsize: int
+    """The bytes of one number; of one plane, where there are two."""
+    planes: int = 1
+    gradient: bool = False
+    """Whether the cotangent of the decay is computed as well."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What the choice has to know of a GPU."""
+
+    processors: int = 132
+    """Its multiprocessors; 132 is an H100 or H200."""
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """`steps` of a number of channels, `stages` of them in flight, on `warps` warps."""
+
+    steps: int
+    stages: int = 3
+    warps: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How the work is cut.
+
+    A program takes `tile` after tile of `channels` channels through `chunk` steps (None is all of
+    them). A thread reads `vector` numbers at a time, or as many as it can where that is 0.
+    """
+
+    tile: Tile
+    channels: int
+    vector: int
+    chunk: int | None = None
+
+
+def choose(problem: Problem, device: Device = Device()) -> Config:
+    """The cut of a problem.
+
+    Where a step of the tile is one access of each of 32 lanes, time runs inside the threads,
+    without shuffles. Narrower accesses make more programs, of fewer channels. Where even these
+    leave half of the multiprocessors idle, time is split, which costs a second pass over the
+    operands.
+    """
+    channels, vector = _width(problem, device)
+    tile = _tuned(device.name).get(key(problem, channels), default_tile(problem, channels))
+    tile = _trials.get(key(problem, channels), tile)
+    programs = _programs(problem, channels)
+    chunks = min(4 * device.processors // programs, problem.length // (8 * tile.steps), 65535)
+    if 2 * programs >= device.processors or chunks < 2:
+        return Config(tile, channels, vector)
+    steps = math.ceil(problem.length / chunks)
+    return Config(tile, channels, vector, chunk=math.ceil(steps / tile.steps) * tile.steps)
+
+
+def default_tile(problem: Problem, channels: int) -> Tile:
+    """The largest tile that fits the registers, and stages of it for 16 KiB in flight."""
+    words = max(problem.itemsize // 4, 1) * problem.planes
+    registers = 32 if problem.gradient else 64
+    if channels < 32:
+        # The scan of a tile holds several more where time lies across the threads.
+        registers //= 4
+    steps = max(32 * registers // words // channels, 4)
+    if channels >= 32:
+        # Narrow accesses are many.
+        held = max(words * (1 + problem.gradient), 4 // problem.itemsize)
+        steps = min(steps, max(16 // held, 4))
+    return Tile(steps, stages=min(1 + 2**14 // (steps * channels * problem.itemsize), 6))
+
+
+def key(problem: Problem, channels: int) -> str:
+    """The kind of problem that a tuned tile is for."""
+    direction = "gradient" if problem.gradient else "scan"
+    return f"{direction} {problem.planes}x{problem.itemsize} bytes, {channels} channels"
+
+
+def _width(problem: Problem, device: Device) -> tuple[int, int]:
+    """The channels of a tile, and `Config.vector`."""
+    widest = 16 // problem.itemsize
+    for channels in _NARROW:
+        if problem.channels <= channels:
+            return channels, 0
+    # An access begins at a multiple of its size.
+    vector = math.gcd(widest, problem.channels)
+    while vector > max(widest // 4, 1):
+        channels = 32 * vector
+        half_used = channels < 2 * problem.channels
+        if half_used and _programs(problem, channels) >= device.processors:
+            break
+        vector //= 2
+    return 32 * vector, vector
+
+
+def _programs(problem: Problem, channels: int) -> int:
+    return problem.rows * math.ceil(problem.channels / channels)
+
+
+_trials: dict[str, Tile] = {}
+
+
+@contextlib.contextmanager
+def trying(kind: str, tile: Tile) -> Iterator[None]:
+    """Use a tile for a kind of problem (`key`), whatever the rule says: to measure it."""
+    _trials[kind] = tile
+    try:
+        yield
+    finally:
+        del _trials[kind]
+
+
+def path(device: str) -> pathlib.Path:
+    """The file with the measured tiles of a device."""
+    return TUNED / f"{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+
+
+@functools.cache
+def _tuned(name: str) -> dict[str, Tile]:
+    """The measured tiles of a device, by key."""
+    file = path(name)
+    if not file.exists():
+        return {}
+    return {k: Tile(**v) for k, v in json.loads(file.read_text(encoding="utf-8")).items()}
