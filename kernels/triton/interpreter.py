@@ -1,7 +1,7 @@
 """Kernels run by Triton's interpreter on NumPy arrays: slow, and needs neither GPU nor torch.
 
 Triton interprets what was imported under TRITON_INTERPRET=1, and takes torch's tensors. `Tensor`
-is the part of one that it asks for. Two places of its own are mended on the first use.
+is the part of one that it asks for. Three places of its own are mended on the first use.
 """
 
 from __future__ import annotations
@@ -84,30 +84,43 @@ def run(
 
 @functools.cache
 def _mend() -> None:
+    """Replace what Triton computes element by element, ten thousand times slower."""
     from triton.runtime import interpreter
 
-    def scan_whole_slices(self: Any, operands: Sequence[Any]) -> list[Any]:
-        """Triton's own goes element by element, a thousand times slower."""
-        values = [np.moveaxis(x.handle.data, self.axis, 0) for x in operands]
+    def combined(ops: Any, types: Sequence[Any], left: list, right: list) -> list[np.ndarray]:
+        """The operator on arrays; their steps come first."""
+        arguments = [ops.to_tensor(v, t) for v, t in zip(left + right, [*types] * 2, strict=True)]
+        out = ops.combine_fn.fn(*arguments)
+        return [v.handle.data for v in (out if isinstance(out, tuple) else (out,))]
+
+    def scan(self: Any, operands: Sequence[Any]) -> list[Any]:
         types = [x.dtype for x in operands]
+        values = [np.moveaxis(x.handle.data, self.axis, 0) for x in operands]
+        distance = 1
+        while distance < len(values[0]):
+            # Of whole arrays: tensors have powers of two for extents.
+            new = combined(self, types, [np.roll(v, distance, 0) for v in values], values)
+            for v, n in zip(values, new, strict=True):
+                n[:distance] = v[:distance]
+            values = new
+            distance *= 2
+        found = [np.moveaxis(v, 0, self.axis) for v in values]
+        return [self.to_tensor(v, t) for v, t in zip(found, types, strict=True)]
 
-        def tensors(slices: Sequence[np.ndarray]) -> list[Any]:
-            return [self.to_tensor(s, t) for s, t in zip(slices, types, strict=True)]
-
-        out = [[v[0]] for v in values]
-        for t in range(1, len(values[0])):
-            done = self.combine_fn.fn(
-                *tensors([o[-1] for o in out]), *tensors([v[t] for v in values])
-            )
-            for o, value in zip(out, done if isinstance(done, tuple) else (done,), strict=True):
-                o.append(value.handle.data)
-        return tensors([np.stack(o, self.axis) for o in out])
+    def reduce(self: Any, operands: Sequence[Any]) -> list[Any]:
+        types = [x.dtype for x in operands]
+        values = [np.moveaxis(x.handle.data, self.axis, 0) for x in operands]
+        while len(values[0]) > 1:
+            values = combined(self, types, [v[0::2] for v in values], [v[1::2] for v in values])
+        found = [np.expand_dims(v[0], self.axis) if self.keep_dims else v[0] for v in values]
+        return [self.to_tensor(v, t) for v, t in zip(found, types, strict=True)]
 
     def range_of_tensors(*bounds: Any) -> range:
-        """Scalars are arrays of one element, which newer NumPy does not take for integers."""
+        # Scalars are arrays of one element, which newer NumPy does not take for integers.
         return builtins.range(
             *(int(b.handle.data.item()) if hasattr(b, "handle") else int(b) for b in bounds)
         )
 
-    interpreter.ScanOps.generic_scan = scan_whole_slices
+    interpreter.ScanOps.generic_scan = scan
+    interpreter.ReduceOps.generic_reduce = reduce
     vars(interpreter)["range"] = range_of_tensors

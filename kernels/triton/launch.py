@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -14,6 +16,19 @@ from jax import Array
 from fastscan.kernels.triton import interpreted, interpreter, tuning
 
 DEFAULT_CAPABILITY = 90
+
+
+@functools.cache
+def jax_triton() -> ModuleType:
+    """The package, imported without its side effect: it takes Triton's cache from the process."""
+    name = "TRITON_CACHE_DIR"
+    before = os.environ.get(name)
+    module = importlib.import_module("jax_triton")
+    if before is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = before
+    return module
 
 
 def compute_capability() -> int:
@@ -36,7 +51,8 @@ def device() -> tuning.Device:
         found = jax.devices("cuda")[0]
     except RuntimeError:
         return tuning.Device()
-    return tuning.Device(processors=getattr(found, "core_count", tuning.Device.processors))
+    processors = getattr(found, "core_count", tuning.Device.processors)
+    return tuning.Device(processors, found.device_kind)
 
 
 def launch(
@@ -61,10 +77,8 @@ def launch(
             interpreter.run, kernel, tuple(grid), tuple(scalars), tuple(outputs), dict(constants)
         )
         return list(jax.pure_callback(run, tuple(outputs), *inputs))
-    import jax_triton
-
     return list(
-        jax_triton.triton_call(
+        jax_triton().triton_call(
             *inputs,
             *map(int, scalars),
             kernel=kernel,

@@ -176,25 +176,27 @@ class _Run:
     ) -> list[Array]:
         """Start a kernel with what all of them are told."""
         _, Q, T, R, D = self.axes.extents
-        # What the compiler may know of the distance of steps decides how much it reads at once.
-        unit = math.gcd(D, self.config.vector)
+        # Rows of few channels begin at a multiple of 16 bytes only if their lengths are known to.
+        unit = math.gcd(T, 16) if D < 16 else 1
         return launch(
             kernel,
             (self.axes.rows * self.blocks, self.chunks),
             inputs,
-            (Q, T, R, D // unit, self.config.chunk or T),
+            (Q, T // unit, (self.config.chunk or T) // unit),
             outputs,
-            warps=self.config.warps,
+            warps=self.config.tile.warps,
             constants={
                 **constants,
                 "STATE": tl.float64 if self.state == np.float64 else tl.float32,
                 "COMPLEX": self.dtype.kind == "c",
-                "REVERSE": self.reverse,
+                "REVERSE": (1 if self.config.channels >= 32 else 2) if self.reverse else 0,
                 "UNIT": unit,
-                "VECTOR": unit,
-                "BT": self.config.steps,
+                "R": R,
+                "D": D,
+                "VECTOR": self.config.vector,
+                "BT": self.config.tile.steps,
                 "BD": self.config.channels,
-                "STAGES": self.config.stages,
+                "STAGES": self.config.tile.stages,
             },
         )
 
@@ -213,7 +215,7 @@ class _Run:
         rows, channels = self.axes.rows, self.axes.channels
         if self.chunks == 1:
             return h0.planes
-        flags, form = self.flags(reset, a.array)
+        flags, form = self.flags(reset, a.planes[0])
         shape = (rows, self.chunks, channels)
         states = self.planes(shape, self.state)
         *maps, cut = self.launch(
@@ -273,7 +275,7 @@ def _states(
     """What leaves the last step, and all states."""
     dtype = np.dtype(x.array.dtype)
     run = _run(axes, dtype, reverse, gradient=False, split=split)
-    flags, form = run.flags(reset, a.array)
+    flags, form = run.flags(reset, a.planes[0])
     plane = np.zeros((), dtype).real.dtype
     found = run.launch(
         scan_kernel,
@@ -306,7 +308,7 @@ def _cotangents(
     """The cotangents of a, x and h0, by a scan against time (`reverse` is its own direction)."""
     dtype = np.dtype(g.array.dtype)
     run = _run(axes, dtype, reverse, gradient=True, split=True)
-    flags, form = run.flags(reset, a.array)
+    flags, form = run.flags(reset, a.planes[0])
     wanted = axes.forms[-1]
     over_time, over_channels = not wanted & TIME, not wanted & CHANNELS
     P, Q, T, R, D = axes.extents

@@ -14,17 +14,25 @@ import triton.language as tl
 
 from fastscan.kernels.triton.linear_tiles import (
     advance,
-    elements,
     final_element,
     last_row,
     load_edge,
     load_tile,
     place,
     product,
+    store_tile,
     there,
+    tile_start,
+    tile_steps,
     times,
     unless,
 )
+
+
+@triton.jit
+def _inside(c, D: tl.constexpr, BD: tl.constexpr):
+    """Which of the channels c exist: all, where blocks of BD fill D."""
+    return tl.full((BD,), True, tl.int1) if D % BD == 0 else c < D
 
 
 @triton.jit
@@ -114,10 +122,8 @@ def scan_kernel(
     behind_im_ptr,
     reset_ptr,
     Q,
-    T,
-    R,
-    D_UNITS,
-    CHUNK,
+    T_UNITS,
+    CHUNK_UNITS,
     last_ptr,
     last_im_ptr,
     h_ptr,
@@ -132,6 +138,8 @@ def scan_kernel(
     ADJOINT: tl.constexpr,
     SPLIT: tl.constexpr,
     UNIT: tl.constexpr,
+    R: tl.constexpr,
+    D: tl.constexpr,
     VECTOR: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
@@ -141,10 +149,11 @@ def scan_kernel(
 
     ADJOINT: h[i] = a[i-1] h[i-1] + x[i] with a[-1] = 1, and a[T-1] h[T-1].
     """
-    D = D_UNITS * UNIT
+    T = T_UNITS * UNIT
+    CHUNK = CHUNK_UNITS * UNIT
     row = tl.program_id(0) // tl.cdiv(D, BD)
     c = (tl.program_id(0) % tl.cdiv(D, BD)) * BD + tl.arange(0, BD)
-    inside = c < D
+    inside = _inside(c, D, BD)
     axes = (Q, T, R, D)
     begin = tl.program_id(1) * CHUNK
     SHIFT: tl.constexpr = 1 if ADJOINT else 0
@@ -161,12 +170,10 @@ def scan_kernel(
             *(pointers, places, fixed, h, i, T, inside),
             *(A, X, RESET, STATE, COMPLEX, REVERSE, SHIFT, VECTOR, BT, BD),
         )
-        at = elements(dense, i, T, REVERSE, BT)[:, None] + c[None, :]
-        live = there(i, T, BT)[:, None] & inside[None, :]
-        tl.store(h_ptr + at, out[0].to(h_ptr.dtype.element_ty), mask=live)
+        store_tile(h_ptr, dense, i, T, inside, out[0], REVERSE, VECTOR, BT)
         if COMPLEX:
-            tl.store(h_im_ptr + at, out[1], mask=live)
-        h = (last_row(out[0], BT), last_row(out[1], BT))
+            store_tile(h_im_ptr, dense, i, T, inside, out[1], REVERSE, VECTOR, BT)
+        h = (last_row(out[0], REVERSE, BT), last_row(out[1], REVERSE, BT))
 
     final = inside & (begin + CHUNK >= T)
     if ADJOINT:
@@ -187,10 +194,8 @@ def summary_kernel(
     x_im_ptr,
     reset_ptr,
     Q,
-    T,
-    R,
-    D_UNITS,
-    CHUNK,
+    T_UNITS,
+    CHUNK_UNITS,
     product_ptr,
     product_im_ptr,
     state_ptr,
@@ -204,6 +209,8 @@ def summary_kernel(
     REVERSE: tl.constexpr,
     ADJOINT: tl.constexpr,
     UNIT: tl.constexpr,
+    R: tl.constexpr,
+    D: tl.constexpr,
     VECTOR: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
@@ -213,10 +220,11 @@ def summary_kernel(
 
     All are of shape (rows, chunks, channels).
     """
-    D = D_UNITS * UNIT
+    T = T_UNITS * UNIT
+    CHUNK = CHUNK_UNITS * UNIT
     row = tl.program_id(0) // tl.cdiv(D, BD)
     c = (tl.program_id(0) % tl.cdiv(D, BD)) * BD + tl.arange(0, BD)
-    inside = c < D
+    inside = _inside(c, D, BD)
     axes = (Q, T, R, D)
     begin = tl.program_id(1) * CHUNK
     SHIFT: tl.constexpr = 1 if ADJOINT else 0
@@ -233,7 +241,7 @@ def summary_kernel(
             *(pointers, places, fixed, h, begin + i0, T, inside),
             *(A, X, RESET, STATE, COMPLEX, REVERSE, SHIFT, VECTOR, BT, BD),
         )
-        h = (last_row(out[0], BT), last_row(out[1], BT))
+        h = (last_row(out[0], REVERSE, BT), last_row(out[1], REVERSE, BT))
         whole = times(whole, product(a, COMPLEX), COMPLEX)
         if RESET != 0:
             flag = tl.maximum(flag, tl.max(r.to(tl.int32), 0))
@@ -264,10 +272,8 @@ def backward_kernel(
     h0_im_ptr,
     reset_ptr,
     Q,
-    T,
-    R,
-    D_UNITS,
-    CHUNK,
+    T_UNITS,
+    CHUNK_UNITS,
     da_ptr,
     da_im_ptr,
     dx_ptr,
@@ -287,6 +293,8 @@ def backward_kernel(
     OVER_TIME: tl.constexpr,
     OVER_CHANNELS: tl.constexpr,
     UNIT: tl.constexpr,
+    R: tl.constexpr,
+    D: tl.constexpr,
     VECTOR: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
@@ -297,12 +305,13 @@ def backward_kernel(
     REVERSE is that of the adjoint. The cotangent of `a` is summed over the chunk's time, and over
     the block of channels, where `a` does not have them: (rows, T or chunks, channels or blocks).
     """
-    D = D_UNITS * UNIT
+    T = T_UNITS * UNIT
+    CHUNK = CHUNK_UNITS * UNIT
     blocks = tl.cdiv(D, BD)
     row = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     c = block * BD + tl.arange(0, BD)
-    inside = c < D
+    inside = _inside(c, D, BD)
     axes = (Q, T, R, D)
     chunk = tl.program_id(1)
     begin = chunk * CHUNK
@@ -327,16 +336,14 @@ def backward_kernel(
             *(pointers, places, fixed, g, i, T, inside),
             *(A, X, RESET, STATE, COMPLEX, REVERSE, 1, VECTOR, BT, BD),
         )
-        at = elements(dense, i, T, REVERSE, BT)[:, None] + c[None, :]
-        steps = there(i, T, BT)
-        live = steps[:, None] & inside[None, :]
-        tl.store(dx_ptr + at, out[0].to(dx_ptr.dtype.element_ty), mask=live)
+        store_tile(dx_ptr, dense, i, T, inside, out[0], REVERSE, VECTOR, BT)
         if COMPLEX:
-            tl.store(dx_im_ptr + at, out[1], mask=live)
-        g = (last_row(out[0], BT), last_row(out[1], BT))
+            store_tile(dx_im_ptr, dense, i, T, inside, out[1], REVERSE, VECTOR, BT)
+        g = (last_row(out[0], REVERSE, BT), last_row(out[1], REVERSE, BT))
 
         h = load_tile(h_ptr, past, i + 1, T, T, inside, 0.0, H, REVERSE, VECTOR, BT, BD).to(STATE)
-        start = (i + tl.arange(0, BT) == T - 1)[:, None]
+        steps = there(i, T, REVERSE, BT)
+        start = steps[:, None] & ~there(i, T - 1, REVERSE, BT)[:, None]
         h = tl.where(start, h0[None, :], h)
         h_im = h
         if COMPLEX:
@@ -346,19 +353,23 @@ def backward_kernel(
         if RESET != 0:
             r = load_tile(reset_ptr, places[2], i, T, T, inside, 0, RESET, REVERSE, VECTOR, BT, BD)
         da, da_im = unless(r, times(out, (h, h_im), COMPLEX), RESET)
+        if OVER_TIME or OVER_CHANNELS:
+            live = steps[:, None] & inside[None, :]
+            da = tl.where(live, da, 0.0)
+            da_im = tl.where(live, da_im, 0.0)
         if OVER_TIME:
-            total += tl.sum(tl.where(live, da, 0.0), 0)
-            if COMPLEX:
-                total_im += tl.sum(tl.where(live, da_im, 0.0), 0)
+            total += tl.sum(da, 0)
+            total_im += tl.sum(da_im, 0)
         elif OVER_CHANNELS:
-            at = elements((row.to(tl.int64) * T * blocks + block, c, blocks), i, T, REVERSE, BT)
-            tl.store(da_ptr + at, tl.sum(tl.where(live, da, 0.0), 1), mask=steps)
+            sums = (row.to(tl.int64) * T * blocks + block, c, blocks)
+            at = tile_start(sums, i, T, REVERSE, BT) + tile_steps(blocks, REVERSE, BT)
+            tl.store(da_ptr + at, tl.sum(da, 1), mask=steps)
             if COMPLEX:
-                tl.store(da_im_ptr + at, tl.sum(tl.where(live, da_im, 0.0), 1), mask=steps)
+                tl.store(da_im_ptr + at, tl.sum(da_im, 1), mask=steps)
         else:
-            tl.store(da_ptr + at, da.to(da_ptr.dtype.element_ty), mask=live)
+            store_tile(da_ptr, dense, i, T, inside, da, REVERSE, VECTOR, BT)
             if COMPLEX:
-                tl.store(da_im_ptr + at, da_im, mask=live)
+                store_tile(da_im_ptr, dense, i, T, inside, da_im, REVERSE, VECTOR, BT)
 
     if OVER_TIME:
         part = row.to(tl.int64) * tl.num_programs(1) + chunk

@@ -2,7 +2,14 @@
 
 A place is (start, channel, step): where the row of an operand begins, where its channels lie in it,
 and the distance of its steps, in elements. The form of an operand is the set of axes that it has
-(`layout.py`), as bits. REVERSE: the steps are gone through from the last to the first.
+(`layout.py`), as bits. R and D are constants: then so are the distances within a tile, and it takes
+one address for each thread and operand. VECTOR limits how many numbers, or flags, a thread reads at
+a time, and with them how many channels a warp needs; 0 leaves it to the compiler.
+
+REVERSE: 0, or the steps are gone through from the last to the first, and 1 reads them in this
+order, 2 reads them as they lie and scans them backwards. Where channels fill a warp, 1 costs nothing
+and a scan backwards hundreds of shuffles; where time is what neighbours in memory differ in, 1 would
+read single numbers.
 """
 
 import triton
@@ -37,31 +44,41 @@ def place(row, c, axes, FORM: tl.constexpr):
 
 
 @triton.jit
-def elements(where, i, T, REVERSE: tl.constexpr, BT: tl.constexpr):
-    """The first elements of the steps i, i + 1, ... in the order in which they are gone through."""
+def tile_start(where, i, T, REVERSE: tl.constexpr, BT: tl.constexpr):
+    """Where the tile begins whose first step, in the order of the scan, is i."""
     start, _, step = where
-    steps = tl.arange(0, BT) * step
-    if REVERSE:
-        at = start + (T - 1 - i).to(tl.int64) * step - steps
+    if REVERSE == 0:
+        start += i.to(tl.int64) * step
+    elif REVERSE == 1:
+        start += (T - 1 - i).to(tl.int64) * step
     else:
-        at = start + i.to(tl.int64) * step + steps
-    return at
+        start += (T - BT - i).to(tl.int64) * step
+    return start
+
+
+@triton.jit
+def tile_steps(step, REVERSE: tl.constexpr, BT: tl.constexpr):
+    """Where the steps of a tile lie in it."""
+    steps = tl.arange(0, BT) * step
+    return -steps if REVERSE == 1 else steps
 
 
 @triton.jit
 def final_element(where, T, REVERSE: tl.constexpr):
     """The elements of the step that is gone through last."""
     start, channel, step = where
-    if not REVERSE:
+    if REVERSE == 0:
         start += (start * 0 + (T - 1)) * step
     return start + channel
 
 
 @triton.jit
-def there(i, T, BT: tl.constexpr):
-    """Which of the steps i, i + 1, ... exist."""
+def there(i, end, REVERSE: tl.constexpr, BT: tl.constexpr):
+    """Which steps of the tile that begins with step i exist, of those before `end`."""
     steps = i + tl.arange(0, BT)
-    return (steps >= 0) & (steps < T)
+    if REVERSE == 2:
+        steps = i + BT - 1 - tl.arange(0, BT)
+    return (steps >= 0) & (steps < end)
 
 
 @triton.jit
@@ -87,27 +104,51 @@ def load_tile(
     BD: tl.constexpr,
 ):
     """The steps i, i + 1, ... before `end` of an operand, and `fill` where there are none."""
-    _, channel, _ = where
-    at = elements(where, i, T, REVERSE, BT)
-    live = there(i, end, BT)
+    _, channel, step = where
+    pointer += tile_start(where, i, T, REVERSE, BT)
+    steps = tile_steps(step, REVERSE, BT)
+    live = there(i, end, REVERSE, BT)
     if (FORM & 1) == 0:
         # Once for all channels: as a tile it would be laid out along time, and the scan with it.
-        tile = tl.load(pointer + at, mask=live, other=fill)
+        tile = tl.load(pointer + steps, mask=live, other=fill)
         tile = tl.broadcast_to(tile[:, None], (BT, BD))
     else:
-        at = at[:, None] + channel[None, :]
-        if pointer.dtype.element_ty == tl.int1:
-            # As many flags to a thread as it has numbers, or the scan would take their layout.
-            at = tl.max_contiguous(at, (1, VECTOR))
+        at = steps[:, None] + channel[None, :]
+        if VECTOR > 0:
+            at = tl.multiple_of(at, (1, VECTOR))
         tile = tl.load(pointer + at, mask=live[:, None] & inside[None, :], other=fill)
     return tile
 
 
 @triton.jit
-def last_row(tile, BT: tl.constexpr):
+def store_tile(
+    pointer,
+    where,
+    i,
+    T,
+    inside,
+    tile,
+    REVERSE: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BT: tl.constexpr,
+):
+    """Write the tile that begins with step i."""
+    _, channel, step = where
+    pointer += tile_start(where, i, T, REVERSE, BT)
+    steps = tile_steps(step, REVERSE, BT)
+    live = there(i, T, REVERSE, BT)
+    at = steps[:, None] + channel[None, :]
+    if VECTOR > 0:
+        at = tl.multiple_of(at, (1, VECTOR))
+    mask = live[:, None] & inside[None, :]
+    tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def last_row(tile, REVERSE: tl.constexpr, BT: tl.constexpr):
     """The state behind a tile: what padding steps, which change nothing, carried on to its end."""
-    rows = tl.arange(0, BT)[:, None]
-    return tl.sum(tl.where(rows == BT - 1, tile, 0.0), 0)
+    END: tl.constexpr = 0 if REVERSE == 2 else BT - 1
+    return tl.sum(tl.where(tl.arange(0, BT)[:, None] == END, tile, 0.0), 0)
 
 
 @triton.jit
@@ -218,7 +259,7 @@ def advance(
     j = i - SHIFT
     end = T - SHIFT
     if (A & 4) == 0:
-        live = there(j, end, BT)[:, None]
+        live = there(j, end, REVERSE, BT)[:, None]
         a = tl.where(live, fixed[0][None, :], 1.0)
         a_im = tl.where(live, fixed[1][None, :], 0.0)
     else:
@@ -235,20 +276,23 @@ def advance(
         r = load_tile(reset_ptr, r_place, j, T, end, inside, 0, RESET, REVERSE, VECTOR, BT, BD)
 
     past, past_im = unless(r, times((a, a_im), (h[0][None, :], h[1][None, :]), COMPLEX), RESET)
-    first = tl.arange(0, BT)[:, None] == 0
+    FIRST: tl.constexpr = BT - 1 if REVERSE == 2 else 0
+    first = tl.arange(0, BT)[:, None] == FIRST
     x = tl.where(first, past + x, x)
     x_im = tl.where(first, past_im + x_im, x_im)
     if COMPLEX:
         if RESET != 0:
             _, _, out, out_im, _ = tl.associative_scan(
-                (a, a_im, x, x_im, r), 0, _compose_complex_reset
+                (a, a_im, x, x_im, r), 0, _compose_complex_reset, REVERSE == 2
             )
         else:
-            _, _, out, out_im = tl.associative_scan((a, a_im, x, x_im), 0, _compose_complex)
+            _, _, out, out_im = tl.associative_scan(
+                (a, a_im, x, x_im), 0, _compose_complex, REVERSE == 2
+            )
     else:
         if RESET != 0:
-            _, out, _ = tl.associative_scan((a, x, r), 0, _compose_reset)
+            _, out, _ = tl.associative_scan((a, x, r), 0, _compose_reset, REVERSE == 2)
         else:
-            _, out = tl.associative_scan((a, x), 0, _compose)
+            _, out = tl.associative_scan((a, x), 0, _compose, REVERSE == 2)
         out_im = out
     return (a, a_im), r, (out, out_im)

@@ -1,9 +1,21 @@
-"""How a linear scan is cut into programs: a pure rule."""
+"""How a linear scan is cut into programs: a pure rule, and what was measured on a device.
+
+`tuned/DEVICE.json`, where there is one, has better tiles than the rule's for that device, by
+`Tile.key`; `bench/gpu.sh` can write it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import math
+import pathlib
+import re
+
+TUNED = pathlib.Path(__file__).parent / "tuned"
+_NARROW = (1, 4, 16)
+"""The channels of a tile where a row has no more: fewer than a warp has lanes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,21 +38,29 @@ class Device:
 
     processors: int = 132
     """Its multiprocessors; 132 is an H100 or H200."""
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """`steps` of a number of channels, `stages` of them in flight, on `warps` warps."""
+
+    steps: int
+    stages: int = 3
+    warps: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """How the work is cut.
 
-    A program takes tiles of `steps` x `channels` numbers, `stages` of them in flight, on `warps`
-    warps, through `chunk` steps (None is all of them). A thread reads `vector` numbers at a time.
+    A program takes `tile` after tile of `channels` channels through `chunk` steps (None is all of
+    them). A thread reads `vector` numbers at a time, or as many as it can where that is 0.
     """
 
-    steps: int
+    tile: Tile
     channels: int
     vector: int
-    warps: int = 1
-    stages: int = 3
     chunk: int | None = None
 
 
@@ -48,30 +68,65 @@ def choose(problem: Problem, device: Device = Device()) -> Config:
     """The cut of a problem.
 
     Where a step of the tile is one access of each of 32 lanes, time runs inside the threads,
-    without shuffles. Narrower accesses make more programs, of fewer channels. Where even these are
-    too few, time is split, which costs a second pass over the operands.
+    without shuffles. Narrower accesses make more programs, of fewer channels. Where even these
+    leave half of the multiprocessors idle, time is split, which costs a second pass over the
+    operands.
     """
+    channels, vector = _width(problem, device)
+    tile = _tuned(device.name).get(key(problem, channels), default_tile(problem, channels))
+    programs = _programs(problem, channels)
+    chunks = min(4 * device.processors // programs, problem.length // (8 * tile.steps), 65535)
+    if 2 * programs >= device.processors or chunks < 2:
+        return Config(tile, channels, vector)
+    steps = math.ceil(problem.length / chunks)
+    return Config(tile, channels, vector, chunk=math.ceil(steps / tile.steps) * tile.steps)
+
+
+def default_tile(problem: Problem, channels: int) -> Tile:
+    """A tile of 64 registers a thread, 32 where several are held at once; 16 KiB in flight."""
+    words = max(problem.itemsize // 4, 1) * problem.planes
+    registers = 32 if problem.gradient else 64
+    if channels < 32:
+        # The scan of a tile holds as much again where time lies across the threads.
+        registers //= 2
+    steps = max(32 * registers // words // channels, 4)
+    if channels >= 32:
+        # More of them, of narrow accesses, would take long to issue.
+        steps = min(steps, 16)
+    return Tile(steps, stages=min(1 + 2**14 // (steps * channels * problem.itemsize), 8))
+
+
+def key(problem: Problem, channels: int) -> str:
+    """The kind of problem that a tuned tile is for."""
+    direction = "gradient" if problem.gradient else "scan"
+    return f"{direction} {problem.planes}x{problem.itemsize} bytes, {channels} channels"
+
+
+def _width(problem: Problem, device: Device) -> tuple[int, int]:
+    """The channels of a tile, and `Config.vector`."""
     widest = 16 // problem.itemsize
-    for vector in sorted({widest, max(widest // 2, 1), max(widest // 4, 1)}, reverse=True):
-        channels = min(32 * vector, _power_of_two(problem.channels))
-        programs = problem.rows * math.ceil(problem.channels / channels)
-        if programs >= device.processors:
+    for channels in _NARROW:
+        if problem.channels <= channels:
+            return channels, 0
+    # An access begins at a multiple of its size.
+    vector = math.gcd(widest, problem.channels)
+    while vector > max(widest // 4, 1):
+        channels = 32 * vector
+        half_used = channels < 2 * problem.channels
+        if half_used and _programs(problem, channels) >= device.processors:
             break
-    # As many numbers as leave registers for the other tiles of a step.
-    heavy = problem.gradient or problem.planes == 2 or problem.itemsize == 8
-    numbers = 1024 if heavy else 2048
-    steps = min(max(numbers // channels, 8), 16 if channels >= 32 else 64)
-    config = Config(steps, channels, vector)
-    chunks = min(4 * device.processors // programs, problem.length // (8 * steps), 65535)
-    if programs >= device.processors or chunks < 2:
-        return config
-    chunk = _up(math.ceil(problem.length / chunks), steps)
-    return dataclasses.replace(config, chunk=chunk)
+        vector //= 2
+    return 32 * vector, vector
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+def _programs(problem: Problem, channels: int) -> int:
+    return problem.rows * math.ceil(problem.channels / channels)
 
 
-def _up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
+@functools.cache
+def _tuned(name: str) -> dict[str, Tile]:
+    """The measured tiles of a device, by key."""
+    path = TUNED / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    if not path.exists():
+        return {}
+    return {k: Tile(**v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
