@@ -21,8 +21,8 @@ from fastscan.kernels.triton.launch import launch, like
 from fastscan.kernels.triton.rows import all_rows
 from fastscan.kernels.triton.selective_kernels import backward_kernel, scan_kernel
 
-# More states of a channel would take more warps than have registers.
-_MAX_STATES = 128
+_MAX_STATES = {4: 64, 8: 16}
+"""By the bytes of a number. More states would take more warps than there are registers for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,16 @@ def choose(states: int, itemsize: int, *, zoh: bool, gradient: bool) -> Config:
     """The cut for channels of this many states, of `itemsize` bytes."""
     padded = triton.next_power_of_2(states)
     single = itemsize == 4
-    per_lane = min(padded, 16 if single else 8)
-    # Numbers of a lane for each of the tiles that are held at once, of which zoh has more.
-    numbers = (32 if gradient else 64) // (1 if single else 2) // (2 if zoh and gradient else 1)
-    steps = min(max(numbers // per_lane, 1), 8)
-    return Config(steps, padded, warps=padded // per_lane)
+    per_lane = min(padded, (16 if padded <= 16 else 8) if single else 4)
+    warps = padded // per_lane
+    # What is held of each tile at once has to fit a lane's registers.
+    if gradient:
+        steps = 1 if zoh else 2
+    elif single:
+        steps = min((64 if warps == 1 else 32) // per_lane, 8)
+    else:
+        steps = 4
+    return Config(steps, padded, warps=warps)
 
 
 def supports(case: FusedCase) -> str | None:
@@ -57,7 +62,7 @@ def supports(case: FusedCase) -> str | None:
             f"has no Triton kernel for {state_dtype(case)} states: the exponential of a complex "
             "number is not written yet. Real A, B, C and h0 have one"
         )
-    limit = _MAX_STATES // (state_dtype(case).itemsize // 4)
+    limit = _MAX_STATES[state_dtype(case).itemsize]
     if case.core("A")[1] > limit:
         return f"has no Triton kernel for {case.core('A')[1]} states a channel: {limit} are the most"
     return None
