@@ -93,7 +93,7 @@ def implementations() -> dict[str, Implementation]:
             "triton",
             "kernels for NVIDIA GPUs, Triton",
             triton.platforms(),
-            ("linear", "selective", "attention"),
+            ("linear", "attention", "selective", "matrix"),
             "fastscan.kernels.triton",
             triton.missing(),
             # To go when bench/gpu.sh has passed on a GPU and its results are committed.
