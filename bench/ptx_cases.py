@@ -35,7 +35,9 @@ def linear(dtypes: Sequence[str] = DTYPES, *, backward_only: bool = False) -> li
 
 FAMILIES: dict[str, Callable[[], list[Launch]]] = {
     "linear": linear,
+    "attention": ptx_fused.attention,
     "selective": ptx_fused.selective,
+    "matrix": ptx_fused.matrix,
 }
 
 

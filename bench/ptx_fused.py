@@ -82,3 +82,53 @@ def _selective_scan(u, dt, A, B, C, D=None, reset=None, *, zoh, implementation, 
         reverse=reverse,
         implementation=implementation,
     )
+
+
+def attention() -> list[Launch]:
+    """The kernels of linear attention."""
+
+    def call(dtype: str, keys: int, values: int, decay: bool, reset: bool) -> Call:
+        state = accumulation_dtype(np.dtype(jnp.dtype(dtype)))
+        rows, steps = 2, 4096
+        q, v = _type(dtype, rows, steps, keys), _type(dtype, rows, steps, values)
+        names = {"log_decay": decay, "reset": reset}
+        types = {"log_decay": _type(state, rows, steps), "reset": _type(np.bool_, rows, steps)}
+        given = tuple(name for name, there in names.items() if there)
+        name = f"attention {dtype} K={keys} V={values} {' '.join(given)}".rstrip()
+        function = functools.partial(_linear_attention, given)
+        return name, function, (q, q, v, *(types[n] for n in given))
+
+    shapes = ((8, 8), (32, 32), (64, 65), (128, 128))
+    return of_calls(
+        [call(dtype, *shape, True, True) for dtype in ("float32", "bfloat16") for shape in shapes]
+        + [call("float16", 64, 64, True, False), call("float32", 64, 64, False, False)]
+    )
+
+
+def _linear_attention(names, q, k, v, *others):
+    given = dict(zip(names, others, strict=True))
+    return fastscan.linear_attention(q, k, v, **given, implementation="triton")
+
+
+def matrix() -> list[Launch]:
+    """The kernel of the matrix scan, for every number of rows to which it rounds."""
+
+    def call(dtype: str, rows: int, columns: int, reverse: bool) -> Call:
+        batch, steps = 256, 1024
+        A = _type(dtype, batch, steps, rows, rows)
+        X = _type(dtype, batch, steps, rows, columns)
+        reset = _type(np.bool_, batch, steps)
+        function = functools.partial(_matrix_scan, reverse)
+        return f"matrix {dtype} n={rows} m={columns}", function, (A, X, reset)
+
+    sizes = itertools.product((1, 2, 3, 4, 8, 16), (1, 8, 33))
+    return of_calls(
+        [call("float32", *size, True) for size in sizes]
+        + [call(dtype, 16, 4, False) for dtype in ("float64", "bfloat16")]
+    )
+
+
+def _matrix_scan(reverse, A, X, reset):
+    return fastscan.matrix_scan(
+        A, X, reset=reset, axis=1, reverse=reverse, implementation="triton"
+    )

@@ -100,9 +100,10 @@ class _Run:
                 "OWN": own,
                 "DECAY": "log_decay" in case,
                 "RESET": "reset" in case,
-                # The tensor cores take 11 bits of a number at a time. That is more than a bfloat16
-                # has; three products of the halves of others keep all but two bits of a float32.
-                "PRECISION": "tf32" if case["v"].dtype == jnp.bfloat16 else "tf32x3",
+                # Tensor cores see 11 bits of a number: more than a bfloat16 has, but the states of
+                # others would lose as much as they are rounded by. Three products of the halves
+                # would do, and take more registers than there are.
+                "PRECISION": "tf32" if case["v"].dtype == jnp.bfloat16 else "ieee",
                 "STATE": tl.float32,
                 "KEYS": case.core("k")[1],
                 "VALUES": case.core("v")[1],
