@@ -63,7 +63,11 @@ $(VENV)/.installed-demo: $(BIN)/python $(BUILD_INPUTS)
 	touch $@
 
 $(VENV)/.installed-test: $(BIN)/python $(BUILD_INPUTS)
-	$(BIN)/python -m pip install -e '.[train,bench,test]'
+	$(BIN)/python -m pip install -e '.[train,bench,test,gpu-test]'
+	# Lowering for CUDA takes the plugin, 7 MB; the 120 MB that it depends on are for running.
+	if $(BIN)/python -m pip show --quiet jax-triton; then \
+		version=$$($(BIN)/python -c 'import jaxlib; print(jaxlib.__version__)') && \
+		$(BIN)/python -m pip install --no-deps jax-cuda13-plugin==$$version; fi
 	touch $@ $(VENV)/.installed-demo
 
 FORCE:

@@ -1,7 +1,7 @@
 """Kernels run by Triton's interpreter on NumPy arrays: slow, and needs neither GPU nor torch.
 
 Triton interprets what was imported under TRITON_INTERPRET=1, and takes torch's tensors. `Tensor`
-is the part of one that it asks for. Three places of its own are mended on the first use.
+is the part of one that it asks for. A few places of its own are mended on the first use.
 """
 
 from __future__ import annotations
@@ -78,14 +78,35 @@ def run(
     results = [np.empty(o.shape, o.dtype) for o in outputs]
     for result in results:
         result.reshape(-1).view(np.uint8)[...] = 0xFF
-    kernel[grid](*map(Tensor, arrays), *scalars, *map(Tensor, results), **constants)
+    try:
+        kernel[grid](*map(Tensor, arrays), *scalars, *map(Tensor, results), **constants)
+    finally:
+        for scope in reversed(_patched.values()):
+            scope.restore()
+        _patched.clear()
     return tuple(results)
+
+
+_patched: dict[frozenset[int], Any] = {}
+"""The modules of Triton's language in which functions are replaced now, as sets of ids."""
 
 
 @functools.cache
 def _mend() -> None:
-    """Replace what Triton computes element by element, ten thousand times slower."""
+    """Replace what Triton computes element by element, and what it does again on every call."""
     from triton.runtime import interpreter
+
+    patch_language = interpreter._patch_lang
+
+    def patch_once(function: Any) -> Any:
+        """Triton's own patches again whenever a kernel calls a function, over what it patched."""
+        language = (interpreter.tl, interpreter.tl.core)
+        modules = [v for v in function.__globals__.values() if any(v is m for m in language)]
+        key = frozenset(map(id, modules))
+        if key in _patched:
+            return interpreter._LangPatchScope()
+        _patched[key] = patch_language(function)
+        return _patched[key]
 
     def combined(ops: Any, types: Sequence[Any], left: list, right: list) -> list[np.ndarray]:
         """The operator on arrays; their steps come first."""
@@ -121,6 +142,7 @@ def _mend() -> None:
             *(int(b.handle.data.item()) if hasattr(b, "handle") else int(b) for b in bounds)
         )
 
+    interpreter._patch_lang = patch_once
     interpreter.ScanOps.generic_scan = scan
     interpreter.ReduceOps.generic_reduce = reduce
     vars(interpreter)["range"] = range_of_tensors

@@ -85,6 +85,30 @@ def _fixed_decay(
 
 
 @triton.jit
+def _flags(
+    pointer,
+    where,
+    i,
+    T,
+    SHIFT: tl.constexpr,
+    inside,
+    RESET: tl.constexpr,
+    REVERSE: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BT: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """The flags of the tile that begins with step i; none where there are no resets."""
+    if RESET == 0:
+        tile = tl.full((1, 1), 0, tl.int8)
+    else:
+        tile = load_tile(
+            *(pointer, where, i, T, T - SHIFT, inside, 0, RESET, REVERSE, VECTOR, BT, BD)
+        )
+    return tile
+
+
+@triton.jit
 def _across(
     pointers,
     places,
@@ -157,17 +181,26 @@ def scan_kernel(
     axes = (Q, T, R, D)
     begin = tl.program_id(1) * CHUNK
     SHIFT: tl.constexpr = 1 if ADJOINT else 0
-    pointers = (a_ptr, a_im_ptr, x_ptr, x_im_ptr, reset_ptr)
-    places = (place(row, c, axes, A), place(row, c, axes, X), place(row, c, axes, RESET))
+    pointers = (a_ptr, a_im_ptr, x_ptr, x_im_ptr)
+    places = (place(row, c, axes, A), place(row, c, axes, X))
+    r_place = place(row, c, axes, RESET)
     dense = place(row, c, axes, 31)
     fixed = _fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
     states = (h0_ptr, h0_im_ptr, behind_ptr, behind_im_ptr)
     h = _state_before(states, place(row, c, axes, H0), row, c, D, inside, STATE, COMPLEX, SPLIT)
 
+    r = _flags(reset_ptr, r_place, begin - SHIFT, T, SHIFT, inside, RESET, REVERSE, VECTOR, BT, BD)
+
     for i0 in tl.range(0, tl.minimum(CHUNK, T - begin), BT, num_stages=STAGES):
         i = begin + i0
-        _, _, out = advance(
-            *(pointers, places, fixed, h, i, T, inside),
+        # A tile ahead: flags are too small for the copies that bring the other operands early.
+        now = r
+        r = _flags(
+            *(reset_ptr, r_place, i + BT - SHIFT, T, SHIFT, inside),
+            *(RESET, REVERSE, VECTOR, BT, BD),
+        )
+        _, out = advance(
+            *(pointers, places, fixed, h, now, i, T, inside),
             *(A, X, RESET, STATE, COMPLEX, REVERSE, SHIFT, VECTOR, BT, BD),
         )
         store_tile(h_ptr, dense, i, T, inside, out[0], REVERSE, VECTOR, BT)
@@ -178,7 +211,7 @@ def scan_kernel(
     final = inside & (begin + CHUNK >= T)
     if ADJOINT:
         h = _across(
-            *((a_ptr, a_im_ptr, reset_ptr), (places[0], places[2]), h, T, final),
+            *((a_ptr, a_im_ptr, reset_ptr), (places[0], r_place), h, T, final),
             *(RESET, STATE, COMPLEX, REVERSE),
         )
     tl.store(last_ptr + row.to(tl.int64) * D + c, h[0], mask=final)
@@ -228,23 +261,32 @@ def summary_kernel(
     axes = (Q, T, R, D)
     begin = tl.program_id(1) * CHUNK
     SHIFT: tl.constexpr = 1 if ADJOINT else 0
-    pointers = (a_ptr, a_im_ptr, x_ptr, x_im_ptr, reset_ptr)
-    places = (place(row, c, axes, A), place(row, c, axes, X), place(row, c, axes, RESET))
+    pointers = (a_ptr, a_im_ptr, x_ptr, x_im_ptr)
+    places = (place(row, c, axes, A), place(row, c, axes, X))
+    r_place = place(row, c, axes, RESET)
     fixed = _fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
     zero = tl.zeros((BD,), STATE)
     h = (zero, zero)
     whole = (zero + 1.0, zero)
     flag = tl.zeros((BD,), tl.int32)
+    r = _flags(reset_ptr, r_place, begin - SHIFT, T, SHIFT, inside, RESET, REVERSE, VECTOR, BT, BD)
 
     for i0 in tl.range(0, tl.minimum(CHUNK, T - begin), BT, num_stages=STAGES):
-        a, r, out = advance(
-            *(pointers, places, fixed, h, begin + i0, T, inside),
+        i = begin + i0
+        # A tile ahead: flags are too small for the copies that bring the other operands early.
+        now = r
+        r = _flags(
+            *(reset_ptr, r_place, i + BT - SHIFT, T, SHIFT, inside),
+            *(RESET, REVERSE, VECTOR, BT, BD),
+        )
+        a, out = advance(
+            *(pointers, places, fixed, h, now, i, T, inside),
             *(A, X, RESET, STATE, COMPLEX, REVERSE, SHIFT, VECTOR, BT, BD),
         )
         h = (last_row(out[0], REVERSE, BT), last_row(out[1], REVERSE, BT))
         whole = times(whole, product(a, COMPLEX), COMPLEX)
         if RESET != 0:
-            flag = tl.maximum(flag, tl.max(r.to(tl.int32), 0))
+            flag = tl.maximum(flag, tl.max(now.to(tl.int32), 0))
 
     at = (row.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * D + c
     tl.store(product_ptr + at, whole[0], mask=inside)
@@ -315,8 +357,9 @@ def backward_kernel(
     axes = (Q, T, R, D)
     chunk = tl.program_id(1)
     begin = chunk * CHUNK
-    pointers = (a_ptr, a_im_ptr, g_ptr, g_im_ptr, reset_ptr)
-    places = (place(row, c, axes, A), place(row, c, axes, X), place(row, c, axes, RESET))
+    pointers = (a_ptr, a_im_ptr, g_ptr, g_im_ptr)
+    places = (place(row, c, axes, A), place(row, c, axes, X))
+    r_place = place(row, c, axes, RESET)
     dense = place(row, c, axes, 31)
     past = place(row, c, axes, H)
     fixed = _fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
@@ -330,10 +373,23 @@ def backward_kernel(
     total = tl.zeros((BD,), STATE)
     total_im = tl.zeros((BD,), STATE)
 
+    later = _flags(reset_ptr, r_place, begin, T, 0, inside, RESET, REVERSE, VECTOR, BT, BD)
+    r = _flags(reset_ptr, r_place, begin - 1, T, 1, inside, RESET, REVERSE, VECTOR, BT, BD)
+
     for i0 in tl.range(0, tl.minimum(CHUNK, T - begin), BT, num_stages=STAGES):
         i = begin + i0
-        _, _, out = advance(
-            *(pointers, places, fixed, g, i, T, inside),
+        # A tile ahead: flags are too small for the copies that bring the other operands early.
+        now, cut = r, later
+        r = _flags(
+            *(reset_ptr, r_place, i + BT - 1, T, 1, inside),
+            *(RESET, REVERSE, VECTOR, BT, BD),
+        )
+        later = _flags(
+            *(reset_ptr, r_place, i + BT, T, 0, inside),
+            *(RESET, REVERSE, VECTOR, BT, BD),
+        )
+        _, out = advance(
+            *(pointers, places, fixed, g, now, i, T, inside),
             *(A, X, RESET, STATE, COMPLEX, REVERSE, 1, VECTOR, BT, BD),
         )
         store_tile(dx_ptr, dense, i, T, inside, out[0], REVERSE, VECTOR, BT)
@@ -349,10 +405,7 @@ def backward_kernel(
         if COMPLEX:
             h_im = load_tile(h_im_ptr, past, i + 1, T, T, inside, 0.0, H, REVERSE, VECTOR, BT, BD)
             h_im = tl.where(start, h0_im[None, :], h_im)
-        r = 0
-        if RESET != 0:
-            r = load_tile(reset_ptr, places[2], i, T, T, inside, 0, RESET, REVERSE, VECTOR, BT, BD)
-        da, da_im = unless(r, times(out, (h, h_im), COMPLEX), RESET)
+        da, da_im = unless(cut, times(out, (h, h_im), COMPLEX), RESET)
         if OVER_TIME or OVER_CHANNELS:
             live = steps[:, None] & inside[None, :]
             da = tl.where(live, da, 0.0)
@@ -383,7 +436,7 @@ def backward_kernel(
                 tl.store(da_im_ptr + part * D + c, total_im, mask=inside)
     final = inside & (begin + CHUNK >= T)
     dh0, dh0_im = _across(
-        *((a_ptr, a_im_ptr, reset_ptr), (places[0], places[2]), g, T, final),
+        *((a_ptr, a_im_ptr, reset_ptr), (places[0], r_place), g, T, final),
         *(RESET, STATE, COMPLEX, REVERSE),
     )
     tl.store(dh0_ptr + row.to(tl.int64) * D + c, dh0, mask=final)

@@ -7,8 +7,8 @@ one address for each thread and operand. VECTOR limits how many numbers, or flag
 a time, and with them how many channels a warp needs; 0 leaves it to the compiler.
 
 REVERSE: 0, or the steps are gone through from the last to the first, and 1 reads them in this
-order, 2 reads them as they lie and scans them backwards. Where channels fill a warp, 1 costs nothing
-and a scan backwards hundreds of shuffles; where time is what neighbours in memory differ in, 1 would
+order, 2 reads them as they lie and scans them backwards. Where channels fill a warp, 1 costs
+nothing and a scan backwards hundreds of shuffles; where neighbours in memory are steps, 1 would
 read single numbers.
 """
 
@@ -232,6 +232,7 @@ def advance(
     places,
     fixed,
     h,
+    r,
     i,
     T,
     inside,
@@ -246,16 +247,16 @@ def advance(
     BT: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """Load the steps i, i + 1, ... and go through them from the state h.
+    """Load the steps i, i + 1, ... and go through them from the state h, with the flags r.
 
-    The decay of a step, and its flag, are those SHIFT steps before. Padding steps have a = 1 and
+    The decay of a step is that of SHIFT steps before. Padding steps have a = 1 and
     x = 0. The state enters with the first step, so that what follows is the plain recurrence: it
     runs inside the threads, in the order of time, where a tile is one warp wide.
 
     Returns the decays and the states, each (re, im).
     """
-    a_ptr, a_im_ptr, x_ptr, x_im_ptr, reset_ptr = pointers
-    a_place, x_place, r_place = places
+    a_ptr, a_im_ptr, x_ptr, x_im_ptr = pointers
+    a_place, x_place = places
     j = i - SHIFT
     end = T - SHIFT
     if (A & 4) == 0:
@@ -271,10 +272,6 @@ def advance(
     x_im = x
     if COMPLEX:
         x_im = load_tile(x_im_ptr, x_place, i, T, T, inside, 0.0, X, REVERSE, VECTOR, BT, BD)
-    r = 0
-    if RESET != 0:
-        r = load_tile(reset_ptr, r_place, j, T, end, inside, 0, RESET, REVERSE, VECTOR, BT, BD)
-
     past, past_im = unless(r, times((a, a_im), (h[0][None, :], h[1][None, :]), COMPLEX), RESET)
     FIRST: tl.constexpr = BT - 1 if REVERSE == 2 else 0
     first = tl.arange(0, BT)[:, None] == FIRST
@@ -295,4 +292,4 @@ def advance(
         else:
             _, out = tl.associative_scan((a, x), 0, _compose, REVERSE == 2)
         out_im = out
-    return (a, a_im), r, (out, out_im)
+    return (a, a_im), (out, out_im)

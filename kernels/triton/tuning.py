@@ -83,17 +83,17 @@ def choose(problem: Problem, device: Device = Device()) -> Config:
 
 
 def default_tile(problem: Problem, channels: int) -> Tile:
-    """A tile of 64 registers a thread, 32 where several are held at once; 16 KiB in flight."""
+    """The largest tile that fits the registers, and stages of it for 16 KiB in flight."""
     words = max(problem.itemsize // 4, 1) * problem.planes
     registers = 32 if problem.gradient else 64
     if channels < 32:
         # The scan of a tile holds as much again where time lies across the threads.
-        registers //= 2
+        registers //= 2 if problem.itemsize == 4 and words == 1 else 4
     steps = max(32 * registers // words // channels, 4)
     if channels >= 32:
-        # More of them, of narrow accesses, would take long to issue.
-        steps = min(steps, 16)
-    return Tile(steps, stages=min(1 + 2**14 // (steps * channels * problem.itemsize), 8))
+        # Narrow accesses are many.
+        steps = min(steps, 16 // max(words, 1 + problem.gradient, 4 // problem.itemsize))
+    return Tile(steps, stages=min(1 + 2**14 // (steps * channels * problem.itemsize), 6))
 
 
 def key(problem: Problem, channels: int) -> str:

@@ -1,0 +1,182 @@
+"""The Triton kernels on a GPU: `python -m fastscan.bench.gpu FOLDER`; `gpu.sh` runs it.
+
+Each case passes the correctness gate, then is timed against JAX's scans, and its bytes per second
+are compared with those of a copy on the same device. Leaves gpu.json and gpu.png in the folder, and
+exits with 1 where a value is wrong, two runs differ in a bit, or there is no GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastscan.bench import environment
+from fastscan.bench.cases.linear import LinearCase
+from fastscan.bench.gate import directions
+from fastscan.bench.record import Record, Results
+from fastscan.bench.timing import Budget, measure
+
+LONGEST_FOR_LAX_SCAN = 10_000
+"""A step of `lax.scan` is a kernel launch or more."""
+
+
+def _case(name: str, x: tuple[int, ...], source: str, **settings) -> LinearCase:
+    return LinearCase(name=name, source=source, x=x, **{"a": x, **settings})
+
+
+CASES = (
+    _case("reference", (8, 8192, 2048), "a layer of a language model"),
+    _case("reference-bf16", (8, 8192, 2048), "the same in mixed precision", of="bfloat16"),
+    _case("resets", (8, 4096, 1024), "packed episodes", episode=200, carry=True),
+    _case("no-resets", (8, 4096, 1024), "the same without flags", carry=True),
+    _case("time-major", (4096, 8, 1024), "a rollout", axis=0, episode=200, reverse=True),
+    _case("4096-chains", (4, 16384, 1024), "few sequences: B D = 4096"),
+    _case("4096-chains-bf16", (4, 16384, 1024), "the same in mixed precision", of="bfloat16"),
+    _case("fixed-decay", (8, 4096, 1024), "time-invariant decay", a=(1024,)),
+    _case("heads", (8, 4096, 16, 64), "a decay per head and step", a=(8, 4096, 16, 1)),
+    _case("complex", (8, 4096, 512), "LRU, S5", of="complex64"),
+    _case("million-steps", (1, 1_000_000, 64), "few channels: B D = 64"),
+    _case("time-last", (64, 1, 262_144), "one channel after another", axis=2),
+)
+
+
+def main() -> None:
+    """Measure all cases."""
+    if len(sys.argv) != 2:
+        sys.exit("Usage: python -m fastscan.bench.gpu FOLDER")
+    if jax.default_backend() != "gpu":
+        sys.exit(f"JAX runs on {jax.default_backend()} here: this needs an NVIDIA GPU.")
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = copy_speed()
+    print(f"{environment.device()}: a copy reads and writes {copy / 1e12:.2f} TB/s", flush=True)
+
+    records: list[Record] = []
+    differing = []
+    for case in CASES:
+        start = time.perf_counter()
+        records += measure(case, alternatives(case), "default", Budget(1.0))
+        if not same_bits(case):
+            differing.append(case.name)
+        print(f"{case.name}: {time.perf_counter() - start:.0f} s", flush=True)
+    others = _torch_scans()
+    described = {**environment.describe(), "copy_bytes_per_second": copy, "torch": others}
+    results = Results(described, tuple(records))
+    results.write(folder / "gpu.json")
+    _draw(results, copy, folder / "gpu.png")
+    for row in rows(results, copy):
+        print(row)
+    print(json.dumps(others))
+    for record in results.failures:
+        print(f"WRONG {record.case}, {record.direction}: {record.failure}")
+    for name in differing:
+        print(f"WRONG {name}: two runs differ")
+    if results.failures or differing:
+        sys.exit(1)
+
+
+def alternatives(case: LinearCase) -> tuple[str, ...]:
+    """What a case is timed with; the first is the subject."""
+    short = case.size["steps"] <= LONGEST_FOR_LAX_SCAN
+    return ("triton", "lax.associative_scan", *(["lax.scan"] if short else []))
+
+
+def copy_speed(numbers: int = 2**29) -> float:
+    """The bytes per second that a copy of a large array reads and writes."""
+    x = jnp.arange(numbers, dtype=jnp.float32)
+    copy = jax.jit(jnp.copy)
+    copy(x).block_until_ready()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        outputs = [copy(x) for _ in range(4)]
+        jax.block_until_ready(outputs)
+        times.append((time.perf_counter() - start) / len(outputs))
+    return 2 * x.nbytes / float(np.median(times))
+
+
+def same_bits(case: LinearCase) -> bool:
+    """Whether two runs of values and gradients are equal to the last bit."""
+    arguments = jax.tree.map(jax.device_put, case.arguments())
+    call, arrays = directions(case.function("triton"), arguments)["gradient"]
+    call = jax.jit(call)
+    first, second = call(*arrays), call(*arrays)
+    return all(bool(jnp.array_equal(x, y)) for x, y in zip(first, second, strict=True))
+
+
+def rows(results: Results, copy: float) -> list[str]:
+    """A line for each case and direction: time, share of the copy's speed, other's times."""
+    lines = []
+    for record in results.records:
+        if record.failure is not None:
+            continue
+        ours = record.timings["triton"].median
+        others = ", ".join(
+            f"{name} {timing.median * 1e3:.3f} ms ({timing.median / ours:.1f}x)"
+            for name, timing in record.timings.items()
+            if name != "triton"
+        )
+        lines.append(
+            f"{record.case:18} {record.direction:9} {ours * 1e3:8.3f} ms "
+            f"{record.bytes / ours / copy:6.1%} of the copy; {others}"
+        )
+    return lines
+
+
+def _torch_scans() -> list[dict[str, object]]:
+    """The times of the scans of other packages, in a process of their own; why there are none."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("torch_scans.py"))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        reason = done.stderr.strip().splitlines() or ["it said nothing"]
+        return [{"missing": reason[-1]}]
+    return json.loads(lines[-1])
+
+
+def _draw(results: Results, copy: float, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    good = [record for record in results.records if record.failure is None]
+    names = list(dict.fromkeys(record.case for record in good))
+    figure = Figure(figsize=(8, 0.5 * len(names) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    for offset, (direction, title) in enumerate(
+        (("forward", "forward"), ("gradient", "forward and backward"))
+    ):
+        shares: Sequence[float] = [
+            next(
+                (
+                    100 * r.bytes / r.timings["triton"].median / copy
+                    for r in good
+                    if (r.case, r.direction) == (name, direction)
+                ),
+                0.0,
+            )
+            for name in names
+        ]
+        axes.barh([i + 0.4 * offset for i in range(len(names))], shares, 0.4, label=title)
+    axes.set_yticks([i + 0.2 for i in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.axvline(100, color="black", linewidth=0.8)
+    axes.set_xlabel("speed, % of a copy's")
+    axes.legend()
+    axes.set_title(f"linear_scan by Triton, {results.environment['device']}")
+    figure.savefig(path, dpi=120, format="png")
+
+
+if __name__ == "__main__":
+    main()
