@@ -129,6 +129,4 @@ def matrix() -> list[Launch]:
 
 
 def _matrix_scan(reverse, A, X, reset):
-    return fastscan.matrix_scan(
-        A, X, reset=reset, axis=1, reverse=reverse, implementation="triton"
-    )
+    return fastscan.matrix_scan(A, X, reset=reset, axis=1, reverse=reverse, implementation="triton")

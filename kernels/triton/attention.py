@@ -32,13 +32,16 @@ class Config:
     warps: int = 4
 
 
-def choose(keys: int, values: int, *, gradient: bool) -> Config:
-    """The cut for states of this shape: as large a block as there are registers for."""
+def choose(keys: int, values: int, *, tensor_cores: bool, gradient: bool) -> Config:
+    """The cut for states of this shape: blocks as large as there are registers for.
 
-    def block(extent: int) -> int:
-        return min(max(triton.next_power_of_2(extent), 16), 32 if gradient else 64)
-
-    return Config(16, block(keys), block(values))
+    The gradient has one size of them: smaller ones take as many registers.
+    """
+    if gradient:
+        return Config(16, 32, 32)
+    most = 64 if tensor_cores else 32
+    sizes = (min(max(triton.next_power_of_2(n), 16), most) for n in (keys, values))
+    return Config(16, *sizes)
 
 
 def supports(case: FusedCase) -> str | None:
@@ -100,10 +103,7 @@ class _Run:
                 "OWN": own,
                 "DECAY": "log_decay" in case,
                 "RESET": "reset" in case,
-                # Tensor cores see 11 bits of a number: more than a bfloat16 has, but the states of
-                # others would lose as much as they are rounded by. Three products of the halves
-                # would do, and take more registers than there are.
-                "PRECISION": "tf32" if case["v"].dtype == jnp.bfloat16 else "ieee",
+                "PRECISION": "tf32" if _on_tensor_cores(case) else "ieee",
                 "STATE": tl.float32,
                 "KEYS": case.core("k")[1],
                 "VALUES": case.core("v")[1],
@@ -125,8 +125,17 @@ class _Run:
         return jnp.sum(part, len(self.case.batch)).astype(self.case[name].dtype)
 
 
+def _on_tensor_cores(case: FusedCase) -> bool:
+    # They see 11 bits of a number: more than a bfloat16 has, but the states of the others would
+    # lose as much as these are rounded by. Three products of the halves of each number would do,
+    # and take more registers than there are.
+    return case["v"].dtype == jnp.bfloat16
+
+
 def _run(case: FusedCase, *, gradient: bool) -> _Run:
-    return _Run(case, choose(case.core("k")[1], case.core("v")[1], gradient=gradient))
+    keys, values = case.core("k")[1], case.core("v")[1]
+    tensor_cores = _on_tensor_cores(case)
+    return _Run(case, choose(keys, values, tensor_cores=tensor_cores, gradient=gradient))
 
 
 def scan(case: FusedCase, operands: Operands) -> list[Array]:

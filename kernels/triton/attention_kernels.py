@@ -35,9 +35,9 @@ def _places(KEYS: tl.constexpr, VALUES: tl.constexpr, BK: tl.constexpr, BV: tl.c
 
 
 @triton.jit
-def _own(row, size, OWN: tl.constexpr, K: tl.constexpr):
-    """Where the batch entry of operand K begins."""
-    return row * size * ((OWN >> K) & 1)
+def _own(row, OWN: tl.constexpr, K: tl.constexpr):
+    """The batch entry of operand K."""
+    return row * ((OWN >> K) & 1)
 
 
 @triton.jit
@@ -45,11 +45,11 @@ def _inputs(pointers, row, T, OWN: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.
     """The pointers to q, k, v, the logarithms of the decays and the flags of a batch entry."""
     q_ptr, k_ptr, v_ptr, l_ptr, reset_ptr = pointers
     return (
-        q_ptr + _own(row, T * KEYS, OWN, 0),
-        k_ptr + _own(row, T * KEYS, OWN, 1),
-        v_ptr + _own(row, T * VALUES, OWN, 2),
-        l_ptr + _own(row, T, OWN, 3),
-        reset_ptr + _own(row, T, OWN, 4),
+        q_ptr + _own(row, OWN, 0) * T * KEYS,
+        k_ptr + _own(row, OWN, 1) * T * KEYS,
+        v_ptr + _own(row, OWN, 2) * T * VALUES,
+        l_ptr + _own(row, OWN, 3) * T,
+        reset_ptr + _own(row, OWN, 4) * T,
     )
 
 
@@ -112,14 +112,14 @@ def _decays(
     first = segment == 0
     strange = 0
     if DECAY:
-        l = tl.load(inputs[3] + i + t, mask=i + t < T, other=0.0)
+        log_decay = tl.load(inputs[3] + i + t, mask=i + t < T, other=0.0)
         if RESET:
-            l = tl.where(r != 0, 0.0, l)
-        strange = tl.sum(tl.where(l < float("inf"), 0, 1))
-        l = tl.maximum(l, LOG_ZERO)
-        between = tl.cumsum(tl.where(t[:, None] > t[None, :], l[:, None], 0.0), 0)
+            log_decay = tl.where(r != 0, 0.0, log_decay)
+        strange = tl.sum(tl.where(log_decay < float("inf"), 0, 1))
+        log_decay = tl.maximum(log_decay, LOG_ZERO)
+        between = tl.cumsum(tl.where(t[:, None] > t[None, :], log_decay[:, None], 0.0), 0)
         W = tl.exp(tl.where(visible, between, float("-inf")))
-        start = tl.exp(tl.where(first, tl.cumsum(l, 0), float("-inf")))
+        start = tl.exp(tl.where(first, tl.cumsum(log_decay, 0), float("-inf")))
     else:
         W = tl.where(visible, 1.0, 0.0).to(STATE)
         start = tl.where(first, 1.0, 0.0).to(STATE)
@@ -156,7 +156,7 @@ def _step(
     KEYS: tl.constexpr,
     VALUES: tl.constexpr,
 ):
-    """One step from the state S: k, v, the decay, the flag, what is left of S, and the next state."""
+    """A step from the state S: k, v, the decay, the flag, what is left of S, the next state."""
     k = _load_row(inputs[1], t, key, KEYS, STATE)
     v = _load_row(inputs[2], t, value, VALUES, STATE)
     r = 0
@@ -203,7 +203,7 @@ def scan_kernel(
     inputs = _inputs(given, row, T, OWN, KEYS, VALUES)
     y_ptr += (row * ((KEYS + BK - 1) // BK) + key_block) * T * VALUES
     starts_ptr += row * tl.cdiv(T, CHUNK) * size + core
-    S = tl.load(S0_ptr + _own(row, size, OWN, 5) + core, mask=inside, other=0.0)
+    S = tl.load(S0_ptr + _own(row, OWN, 5) * size + core, mask=inside, other=0.0)
     for i in range(0, T, C):
         kept = starts_ptr + tl.cast(i // CHUNK, tl.int64) * size
         tl.store(kept, S, mask=inside & (i % CHUNK == 0))
@@ -269,7 +269,7 @@ def backward_kernel(
     inside = (key < KEYS)[:, None] & (value < VALUES)[None, :]
     given = (q_ptr, k_ptr, v_ptr, l_ptr, reset_ptr)
     inputs = _inputs(given, row, T, OWN, KEYS, VALUES)
-    g_ptr += _own(row, T * VALUES, OWN, 6)
+    g_ptr += _own(row, OWN, 6) * T * VALUES
     starts_ptr += row * tl.cdiv(T, CHUNK) * size + core
     kept_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // C * BK * BV)
     kept_ptr += tl.arange(0, BK)[:, None] * BV + tl.arange(0, BV)[None, :]
@@ -277,7 +277,7 @@ def backward_kernel(
     dk_ptr += (row * value_blocks + value_block) * T * KEYS
     dv_ptr += (row * key_blocks + key_block) * T * VALUES
     dl_ptr += ((row * key_blocks + key_block) * value_blocks + value_block) * T
-    dS = tl.load(g_last_ptr + _own(row, size, OWN, 5) + core, mask=inside, other=0.0).to(STATE)
+    dS = tl.load(g_last_ptr + _own(row, OWN, 5) * size + core, mask=inside, other=0.0).to(STATE)
 
     for before in range(tl.cdiv(T, CHUNK)):
         begin = (tl.cdiv(T, CHUNK) - 1 - before) * CHUNK

@@ -1,4 +1,4 @@
-"""The matrix scan by the Triton kernel, for dense matrices; the gradient of A by matrix products."""
+"""The matrix scan by the Triton kernel; the gradient of A by matrix products."""
 
 from __future__ import annotations
 
@@ -68,12 +68,13 @@ def _states(
     config = choose(n, m)
     inputs, own = all_rows(case.batch, given, ("A", "X", "H0", "reset"))
     state = state_dtype(case)
-    blocks = -(-systems // config.systems) * -(-m // config.columns)
+    batch = math.prod(case.batch)
+    blocks = -(-batch * systems // config.systems) * -(-m // config.columns)
     return launch(
         scan_kernel,
-        (math.prod(case.batch) * blocks,),
+        (blocks,),
         inputs,
-        (length, systems),
+        (length, batch, systems),
         [
             like((*case.batch, systems, n, m), state),
             like((*case.batch, length, systems, n, m), dtype),

@@ -1,8 +1,9 @@
 """The kernel of the matrix scan, for dense matrices of a few rows.
 
-A program takes a block of systems that lie beside each other, and a block of the columns of their
-states, through time, while the next steps' loads are under way. Tiles are (row, system, column): a
-lane has a column of a system's state, with all its rows, so that products run inside a thread.
+A program takes a block of systems, of one or several batch entries, and a block of the columns of
+their states through time, while the next steps' loads are under way. Tiles are (row, system,
+column): a lane has a column of a system's state, with all its rows, so that products run inside a
+thread.
 
 OWN has a bit for each operand: whether it has entries of its own for every batch entry, or one for
 all.
@@ -14,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def _row_of(tile, K: tl.constexpr, BN: tl.constexpr):
-    """A row of a tile. It is in the thread that asks, so this costs nothing."""
+    """A row of a tile. The thread that asks has it: this costs nothing."""
     # Adding -0.0 changes no number, which the compiler knows.
     return tl.sum(tl.where((tl.arange(0, BN) == K)[:, None, None], tile, -0.0), 0)
 
@@ -46,6 +47,7 @@ def scan_kernel(
     H0_ptr,
     reset_ptr,
     T,
+    BATCH,
     SYSTEMS,
     last_ptr,
     H_ptr,
@@ -67,44 +69,43 @@ def scan_kernel(
     """H[t] = A[t] H[t-1] + X[t], and the last state.
 
     ADJOINT: H[t] = A[t-1]^T H[t-1] + X[t], where A[-1] is the identity, and A[T-1]^T H[T-1].
-    A_STEPS, A_SYSTEMS, RESET_SYSTEMS: whether each step, or system, has a matrix or flag of its own.
+    A_STEPS, A_SYSTEMS, RESET_SYSTEMS: whether each step, or system, has its own matrix or flag.
     """
     COLUMN_BLOCKS: tl.constexpr = (M + BM - 1) // BM
-    blocks = tl.cdiv(SYSTEMS, BS) * COLUMN_BLOCKS
-    batch = (tl.program_id(0) // blocks).to(tl.int64)
-    block = tl.program_id(0) % blocks
+    block = tl.program_id(0)
     n = tl.arange(0, BN)[:, None, None]
-    s = (block // COLUMN_BLOCKS * BS + tl.arange(0, BS))[None, :, None]
     m = (block % COLUMN_BLOCKS * BM + tl.arange(0, BM))[None, None, :]
-    inside = (n < N) & (s < SYSTEMS) & (m < M)
-    matrices = tl.where(A_SYSTEMS, SYSTEMS, 1)
-    A_ptr += batch * ((OWN >> 0) & 1) * tl.where(A_STEPS, T, 1) * matrices * (N * N)
+    # Systems of all batch entries, one after another.
+    s = block // COLUMN_BLOCKS * BS + tl.arange(0, BS)[None, :, None].to(tl.int64)
+    batch, s, known = s // SYSTEMS, s % SYSTEMS, s < BATCH * SYSTEMS
+    inside = (n < N) & known & (m < M)
+    matrices = SYSTEMS if A_SYSTEMS else 1
+    flags = SYSTEMS if RESET_SYSTEMS else 1
+    step = tl.cast(SYSTEMS, tl.int64) * (N * M)
+    A_ptr += batch * (OWN & 1) * (T if A_STEPS else 1) * matrices * (N * N)
     A_ptr += s * (N * N if A_SYSTEMS else 0) + m * 0
-    flags = tl.where(RESET_SYSTEMS, SYSTEMS, 1)
-    reset_ptr += batch * ((OWN >> 3) & 1) * T * flags
-    reset_ptr += s * (1 if RESET_SYSTEMS else 0)
-    step = SYSTEMS * (N * M)
-    state = s * (N * M) + n * M + m
-    X_ptr += batch * ((OWN >> 1) & 1) * T * step
-    H0_ptr += batch * ((OWN >> 2) & 1) * step
-    H_ptr += batch * T * step
-    H = tl.load(H0_ptr + state, mask=inside, other=0.0).to(STATE)
+    X_ptr += batch * (OWN >> 1 & 1) * T * step + s * (N * M) + n * M + m
+    H0_ptr += batch * (OWN >> 2 & 1) * step + s * (N * M) + n * M + m
+    reset_ptr += batch * (OWN >> 3 & 1) * T * flags + s * (1 if RESET_SYSTEMS else 0)
+    H_ptr += batch * T * step + s * (N * M) + n * M + m
+    last_ptr += batch * step + s * (N * M) + n * M + m
+    H = tl.load(H0_ptr, mask=inside, other=0.0).to(STATE)
     for i in tl.range(0, T, num_stages=STAGES):
-        t = batch * 0 + i
+        t = tl.cast(i, tl.int64)
         if REVERSE:
             t = T - 1 - t
         matrix_ptr = A_ptr + (t * matrices * (N * N) if A_STEPS else 0)
-        X = tl.load(X_ptr + t * step + state, mask=inside, other=0.0).to(STATE)
+        X = tl.load(X_ptr + t * step, mask=inside, other=0.0).to(STATE)
         if not ADJOINT:
             H = _times(matrix_ptr, H, n, inside, N, 1, STATE, N, BN)
             if RESET:
-                r = tl.load(reset_ptr + t * flags, mask=s < SYSTEMS, other=0).to(tl.int32)
+                r = tl.load(reset_ptr + t * flags, mask=known, other=0).to(tl.int32)
                 H = tl.where(r != 0, 0.0, H)
         H += X
-        tl.store(H_ptr + t * step + state, H.to(H_ptr.dtype.element_ty), mask=inside)
+        tl.store(H_ptr + t * step, H.to(H_ptr.dtype.element_ty), mask=inside)
         if ADJOINT:
             H = _times(matrix_ptr, H, n, inside, 1, N, STATE, N, BN)
             if RESET:
-                r = tl.load(reset_ptr + t * flags, mask=s < SYSTEMS, other=0).to(tl.int32)
+                r = tl.load(reset_ptr + t * flags, mask=known, other=0).to(tl.int32)
                 H = tl.where(r != 0, 0.0, H)
-    tl.store(last_ptr + batch * step + state, H, mask=inside)
+    tl.store(last_ptr, H, mask=inside)

@@ -64,7 +64,9 @@ def supports(case: FusedCase) -> str | None:
         )
     limit = _MAX_STATES[state_dtype(case).itemsize]
     if case.core("A")[1] > limit:
-        return f"has no Triton kernel for {case.core('A')[1]} states a channel: {limit} are the most"
+        return (
+            f"has no Triton kernel for {case.core('A')[1]} states a channel: {limit} are the most"
+        )
     return None
 
 

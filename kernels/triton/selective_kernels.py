@@ -14,7 +14,6 @@ import math
 import triton
 import triton.language as tl
 
-
 LOG2_E = tl.constexpr(math.log2(math.e))
 LN_2 = tl.constexpr(math.log(2.0))
 
@@ -47,7 +46,7 @@ def _phi(z, e, DERIVATIVE: tl.constexpr, TERMS: tl.constexpr):
 
 @triton.jit
 def _at_step(tile, K: tl.constexpr, BT: tl.constexpr):
-    """What a tile holds at one of its steps. It is in the thread that asks, so this costs nothing."""
+    """What a tile holds at one of its steps. The thread that asks has it: this costs nothing."""
     # Adding -0.0 changes no number, which the compiler knows.
     return tl.sum(tl.where((tl.arange(0, BT) == K)[:, None, None], tile, -0.0), 0)
 
@@ -75,9 +74,9 @@ def _lanes(n, c, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _own(row, size, OWN: tl.constexpr, K: tl.constexpr):
-    """Where the batch entry of operand K begins."""
-    return row * size * ((OWN >> K) & 1)
+def _own(row, OWN: tl.constexpr, K: tl.constexpr):
+    """The batch entry of operand K."""
+    return row * ((OWN >> K) & 1)
 
 
 @triton.jit
@@ -92,11 +91,11 @@ def _inputs(
     """The pointers to u, dt, B, C and the flags of a batch entry."""
     u_ptr, dt_ptr, B_ptr, C_ptr, reset_ptr = pointers
     return (
-        u_ptr + _own(row, T * CHANNELS, OWN, 0),
-        dt_ptr + _own(row, T * CHANNELS, OWN, 1),
-        B_ptr + _own(row, T * STATES, OWN, 2),
-        C_ptr + _own(row, T * STATES, OWN, 3),
-        reset_ptr + _own(row, T, OWN, 4),
+        u_ptr + _own(row, OWN, 0) * T * CHANNELS,
+        dt_ptr + _own(row, OWN, 1) * T * CHANNELS,
+        B_ptr + _own(row, OWN, 2) * T * STATES,
+        C_ptr + _own(row, OWN, 3) * T * STATES,
+        reset_ptr + _own(row, OWN, 4) * T,
     )
 
 
@@ -141,8 +140,8 @@ def _states(
 ):
     """Go through the steps i, i + 1, ... from the state h.
 
-    A is that of powers of two. Returns u, dt, B, the flags, the decays, phi and its derivative, the states, and what the decays
-    and resets left of the state before each step.
+    A is that of powers of two. Returns u, dt, B, the flags, the decays, phi and its derivative, the
+    state behind the steps, all states, and what decays and resets left of the one before each.
     """
     u_ptr, dt_ptr, B_ptr, _, reset_ptr = pointers
     steps, live = _steps(i, T, REVERSE, BT)
@@ -228,11 +227,11 @@ def scan_kernel(
     inputs = _inputs(given, row, T, OWN, CHANNELS, STATES)
     y_ptr += row * T * CHANNELS
     starts_ptr += row * tl.cdiv(T, CHUNK) * size + core
-    A = tl.load(A_ptr + _own(row, size, OWN, 5) + core, mask=inside, other=0.0) * LOG2_E
-    h = tl.load(h0_ptr + _own(row, size, OWN, 7) + core, mask=inside, other=0.0)
+    A = tl.load(A_ptr + _own(row, OWN, 5) * size + core, mask=inside, other=0.0) * LOG2_E
+    h = tl.load(h0_ptr + _own(row, OWN, 7) * size + core, mask=inside, other=0.0)
     D = tl.zeros((BD,), STATE)
     if HAS_D:
-        D = tl.load(D_ptr + _own(row, CHANNELS, OWN, 6) + c, mask=c < CHANNELS, other=0.0)
+        D = tl.load(D_ptr + _own(row, OWN, 6) * CHANNELS + c, mask=c < CHANNELS, other=0.0)
     for i in tl.range(0, T, BT, num_stages=STAGES):
         chunk = tl.cast(i // CHUNK, tl.int64) * size
         tl.store(starts_ptr + chunk, h, mask=inside & (i % CHUNK == 0))
@@ -301,15 +300,15 @@ def backward_kernel(
     core = _lanes(n, c, CHANNELS)
     given = (u_ptr, dt_ptr, B_ptr, C_ptr, reset_ptr)
     inputs = _inputs(given, row, T, OWN, CHANNELS, STATES)
-    g_ptr += _own(row, T * CHANNELS, OWN, 8)
+    g_ptr += _own(row, OWN, 8) * T * CHANNELS
     starts_ptr += row * tl.cdiv(T, CHUNK) * size + core
     kept_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // BT * BN * BD)
     kept_ptr += _lanes(n, tl.arange(0, BD), BD)
-    A = tl.load(A_ptr + _own(row, size, OWN, 5) + core, mask=inside, other=0.0) * LOG2_E
-    carry = tl.load(g_last_ptr + _own(row, size, OWN, 7) + core, mask=inside, other=0.0).to(STATE)
+    A = tl.load(A_ptr + _own(row, OWN, 5) * size + core, mask=inside, other=0.0) * LOG2_E
+    carry = tl.load(g_last_ptr + _own(row, OWN, 7) * size + core, mask=inside, other=0.0).to(STATE)
     D = tl.zeros((BD,), STATE)
     if HAS_D:
-        D = tl.load(D_ptr + _own(row, CHANNELS, OWN, 6) + c, mask=c < CHANNELS, other=0.0)
+        D = tl.load(D_ptr + _own(row, OWN, 6) * CHANNELS + c, mask=c < CHANNELS, other=0.0)
     dA = tl.zeros((BN, BD), STATE)
     dD = tl.zeros((BD,), STATE)
     du_ptr += row * T * CHANNELS
@@ -342,32 +341,32 @@ def backward_kernel(
             steps, live = _steps(i, T, REVERSE, BT)
             C = _load(inputs[3], steps, n, live, n < STATES, STATES, STATE)
             g = _load(g_ptr, steps, c, live, c < CHANNELS, CHANNELS, STATE)
-            l = g[:, None, :] * C[:, :, None]
+            lam = g[:, None, :] * C[:, :, None]
             for k in tl.static_range(BT):
-                now = _at_step(l, BT - 1 - k, BT) + carry
-                l = _with_step(l, now, BT - 1 - k, BT)
+                now = _at_step(lam, BT - 1 - k, BT) + carry
+                lam = _with_step(lam, now, BT - 1 - k, BT)
                 carry = now * _at_step(a, BT - 1 - k, BT)
                 if RESET:
                     carry = tl.where(_at_step(r, BT - 1 - k, BT) != 0, 0.0, carry)
 
-            dz = l * past
+            dz = lam * past
             if RESET:
                 dz = tl.where(r != 0, 0.0, dz)
-            lB = l * B[:, :, None]
-            dw = lB * u[:, None, :]
+            lam_B = lam * B[:, :, None]
+            dw = lam_B * u[:, None, :]
             terms = dz * dt[:, None, :]
             if ZOH:
                 terms += dw * (dt * dt)[:, None, :] * slope
-                lB *= phi
-                l *= phi
+                lam_B *= phi
+                lam *= phi
                 dw *= a
             dA += tl.sum(terms, 0)
             dD += tl.sum(g * u, 0)
-            du = dt * _over_states(lB, n, STATES, BN)
+            du = dt * _over_states(lam_B, n, STATES, BN)
             if HAS_D:
                 du += g * D[None, :]
             ddt = _over_states(dz * (A * LN_2)[None, :, :] + dw, n, STATES, BN)
-            dB = _over_channels(l * (dt * u)[:, None, :], c, CHANNELS, BD)
+            dB = _over_channels(lam * (dt * u)[:, None, :], c, CHANNELS, BD)
             dC = _over_channels(states * g[:, None, :], c, CHANNELS, BD)
 
             at = steps.to(tl.int64)[:, None] * CHANNELS + c[None, :]
