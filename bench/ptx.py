@@ -77,7 +77,7 @@ def launches(case: str, function: Callable[..., Any], *args: Any) -> list[Launch
 
     get_triton_type = jax_triton().triton_lib.get_triton_type
     found = []
-    for equation in _equations(jax.make_jaxpr(function)(*args).jaxpr):
+    for equation in equations(jax.make_jaxpr(function)(*args).jaxpr):
         if equation.primitive.name != "triton_kernel_call":
             continue
         params = dict(equation.params)
@@ -100,7 +100,8 @@ def launches(case: str, function: Callable[..., Any], *args: Any) -> list[Launch
     return found
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations, also those of inner functions."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.tree.leaves(
@@ -108,7 +109,7 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
         ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                yield from _equations(inner)
+                yield from equations(inner)
 
 
 def compile_launch(launch: Launch, capability: int) -> Report:

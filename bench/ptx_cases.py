@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fastscan.bench import ptx_fused
 from fastscan.bench.ptx import Launch, launches
 from fastscan.kernels.case import accumulation_dtype
 
@@ -32,7 +33,12 @@ def linear(dtypes: Sequence[str] = DTYPES, *, backward_only: bool = False) -> li
     return list(found.values())
 
 
-FAMILIES: dict[str, Callable[[], list[Launch]]] = {"linear": linear}
+FAMILIES: dict[str, Callable[[], list[Launch]]] = {
+    "linear": linear,
+    "attention": ptx_fused.attention,
+    "selective": ptx_fused.selective,
+    "matrix": ptx_fused.matrix,
+}
 
 
 def _widest(dtype: np.dtype) -> int:

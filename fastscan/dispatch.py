@@ -93,7 +93,7 @@ def implementations() -> dict[str, Implementation]:
             "triton",
             "kernels for NVIDIA GPUs, Triton",
             triton.platforms(),
-            ("linear",),
+            ("linear", "attention", "selective", "matrix"),
             "fastscan.kernels.triton",
             triton.missing(),
             triton.reserved(),

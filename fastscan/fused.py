@@ -272,7 +272,7 @@ def _batch(primitive: Primitive, values, dims, *, batch, **params):
 # ---- lowering --------------------------------------------------------------------------------
 
 
-def _run(platform: str, primitive: Primitive, *values: Array, implementation, **params):
+def run(platform: str, primitive: Primitive, *values: Array, implementation, **params):
     """Hand the operands to the implementation that `dispatch` chooses for `platform`."""
     public = FAMILIES[params["family"]].public
     if primitive is scan_p:
@@ -312,9 +312,9 @@ def _register(primitive: Primitive, abstract_eval) -> None:
         mlir.register_lowering(primitive, mlir.lower_fun(_tangent, multiple_results=True))
         return
     for platform in (*dispatch.PLATFORMS, None):
-        run = functools.partial(_run, platform or "other", primitive)
+        lowered = functools.partial(run, platform or "other", primitive)
         mlir.register_lowering(
-            primitive, mlir.lower_fun(run, multiple_results=True), platform=platform
+            primitive, mlir.lower_fun(lowered, multiple_results=True), platform=platform
         )
 
 

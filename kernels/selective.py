@@ -168,7 +168,7 @@ def _cut(case: FusedCase, rows: dict[str, Array]) -> tuple[dict[str, Array], dic
 
 
 def _joined(case: FusedCase, whole: Array, rest: Array | None) -> Array:
-    whole = whole.reshape(-1, *whole.shape[2:])
+    whole = whole.reshape(math.prod(whole.shape[:2]), *whole.shape[2:])
     return as_given(case, whole if rest is None else jnp.concatenate([whole, rest]))
 
 

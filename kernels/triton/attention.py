@@ -1,0 +1,191 @@
+"""Linear attention by the Triton kernels: the cut, and the launches."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import triton
+import triton.language as tl
+from jax import Array
+
+from fastscan.kernels.attention import CHUNK, FAMILY
+from fastscan.kernels.case import FusedCase, Operands, accumulation_dtype
+from fastscan.kernels.chunked import attention as plain
+from fastscan.kernels.linear import unbroadcast
+from fastscan.kernels.triton.attention_kernels import backward_kernel, scan_kernel
+from fastscan.kernels.triton.launch import launch, like
+from fastscan.kernels.triton.rows import all_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How the work is cut: chunks of `steps`, blocks of `keys` by `values`, on `warps` warps."""
+
+    steps: int
+    keys: int
+    values: int
+    warps: int = 4
+
+
+def choose(keys: int, values: int, *, tensor_cores: bool, gradient: bool) -> Config:
+    """The cut for states of this shape: blocks as large as there are registers for.
+
+    The gradient has one size of them: smaller ones take as many registers.
+    """
+    if gradient:
+        return Config(16, 32, 32)
+    most = 64 if tensor_cores else 32
+    sizes = (min(max(triton.next_power_of_2(n), 16), most) for n in (keys, values))
+    return Config(16, *sizes)
+
+
+def supports(case: FusedCase) -> str | None:
+    """Up to 32 bits a number, one decay for all keys, without the delta rule."""
+    if np.dtype(case["v"].dtype).itemsize == 8:
+        return "has no Triton kernel for float64: its products run on float32. Cast q, k and v"
+    if "beta" in case:
+        return (
+            "has no Triton kernel for the delta rule yet, which needs all keys in one program. "
+            "Leave the implementation out for the one in matrix products"
+        )
+    if "log_decay" in case and case.core("log_decay")[1] != 1:
+        return (
+            "has no Triton kernel for a decay of its own for every key yet. Pass one for each "
+            "step, (..., T), or leave the implementation out"
+        )
+    return None
+
+
+def _is_empty(case: FusedCase) -> bool:
+    return 0 in (*case.batch, *case.core("k"), *case.core("v"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the launches of a case have in common."""
+
+    case: FusedCase
+    config: Config
+
+    @property
+    def key_blocks(self) -> int:
+        """The number of blocks of keys."""
+        return -(-self.case.core("k")[1] // self.config.keys)
+
+    @property
+    def value_blocks(self) -> int:
+        """The number of blocks of values."""
+        return -(-self.case.core("v")[1] // self.config.values)
+
+    @property
+    def programs(self) -> int:
+        """A block of keys by a block of values of a batch entry each."""
+        return math.prod(self.case.batch) * self.key_blocks * self.value_blocks
+
+    def launch(
+        self, kernel: Any, inputs: Sequence[Array], outputs: Sequence[Any], own: int
+    ) -> list[Array]:
+        """Start a kernel with what both are told."""
+        case, config = self.case, self.config
+        return launch(
+            kernel,
+            (self.programs,),
+            inputs,
+            (case.length,),
+            outputs,
+            warps=config.warps,
+            constants={
+                "OWN": own,
+                "DECAY": "log_decay" in case,
+                "RESET": "reset" in case,
+                "PRECISION": "tf32" if _on_tensor_cores(case) else "ieee",
+                "STATE": tl.float32,
+                "KEYS": case.core("k")[1],
+                "VALUES": case.core("v")[1],
+                "CHUNK": CHUNK,
+                "C": config.steps,
+                "BK": config.keys,
+                "BV": config.values,
+            },
+        )
+
+    def part(self, name: str, blocks: int) -> Any:
+        """The type of what each of some blocks adds to an operand or its like."""
+        case = self.case
+        dtype = case[name].dtype if blocks == 1 else accumulation_dtype(np.dtype(case[name].dtype))
+        return like((*case.batch, blocks, *case.core(name)), dtype)
+
+    def whole(self, part: Array, name: str) -> Array:
+        """The sum over the blocks."""
+        return jnp.sum(part, len(self.case.batch)).astype(self.case[name].dtype)
+
+
+def _on_tensor_cores(case: FusedCase) -> bool:
+    # They see 11 bits of a number: more than a bfloat16 has, but the states of the others would
+    # lose as much as these are rounded by. Three products of the halves of each number would do,
+    # and take more registers than there are.
+    return case["v"].dtype == jnp.bfloat16
+
+
+def _run(case: FusedCase, *, gradient: bool) -> _Run:
+    keys, values = case.core("k")[1], case.core("v")[1]
+    tensor_cores = _on_tensor_cores(case)
+    return _Run(case, choose(keys, values, tensor_cores=tensor_cores, gradient=gradient))
+
+
+def scan(case: FusedCase, operands: Operands) -> list[Array]:
+    """S_last, y and the states before every chunk."""
+    if _is_empty(case):
+        return plain.scan(case, operands)
+    run = _run(case, gradient=False)
+    names = ("q", "k", "v", "log_decay", "reset", "S0")
+    inputs, own = all_rows(case.batch, operands, names)
+    last, _, starts = (
+        like((*case.batch, *result.shape), result.dtype) for result in FAMILY.results(case)
+    )
+    outputs = [last, run.part("v", run.key_blocks), starts]
+    S_last, y, starts = run.launch(scan_kernel, inputs, outputs, own)
+    return [S_last, run.whole(y, "v"), starts]
+
+
+def backward(
+    case: FusedCase,
+    cotangents: Sequence[Array],
+    operands: Operands,
+    saved: Sequence[Array],
+    wanted: Mapping[str, tuple[int, ...]],
+) -> dict[str, Array]:
+    """The cotangents, of each batch entry by the kernel and then summed where they are shared."""
+    if _is_empty(case):
+        return plain.backward(case, cotangents, operands, saved, wanted)
+    run = _run(case, gradient=True)
+    config, batch = run.config, case.batch
+    given = {**operands, "g_last": cotangents[0], "g": cotangents[1], "starts": saved[2]}
+    names = ("q", "k", "v", "log_decay", "reset", "g_last", "g", "starts")
+    inputs, own = all_rows(batch, given, names)
+    blocks = run.key_blocks * run.value_blocks
+    kept = (run.programs, 2, CHUNK // config.steps, config.keys, config.values)
+    dq, dk, dv, dl, dS0, _ = run.launch(
+        backward_kernel,
+        inputs,
+        [
+            run.part("q", run.value_blocks),
+            run.part("k", run.value_blocks),
+            run.part("v", run.key_blocks),
+            like((*batch, blocks, case.length, 1) if "log_decay" in case else (1,), np.float32),
+            like((*batch, *case.core("S0")), np.float32),
+            like(kept, np.float32),
+        ],
+        own,
+    )
+    found = {"q": run.whole(dq, "q"), "k": run.whole(dk, "k"), "v": run.whole(dv, "v"), "S0": dS0}
+    if "log_decay" in case:
+        found["log_decay"] = run.whole(dl, "log_decay")
+    return {
+        name: unbroadcast(found[name], (*axes, *case.core(name))) for name, axes in wanted.items()
+    }
