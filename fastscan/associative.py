@@ -1,8 +1,8 @@
 """`associative_scan`: a drop-in for `jax.lax.associative_scan` that runs kernels where it can.
 
 An operator is traced, recognised (`fastscan.recognition`), checked in NumPy on random numbers
-against the operator itself, and then run as recurrences; whatever is not recognised runs as
-`jax.lax.associative_scan`.
+against the operator itself, and then run as recurrences (`fastscan.recurrences`); whatever is not
+recognised runs as `jax.lax.associative_scan`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import re
 import sys
 import threading
 import warnings
@@ -19,22 +21,13 @@ from typing import Any, ClassVar, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
+from jax.core import Tracer
 
-from fastscan import dispatch, evaluation
+from fastscan import dispatch, evaluation, recurrences
 from fastscan.kernels.associative import associative_scan as _original
-from fastscan.linear import linear_scan
-from fastscan.matrix import matrix_scan
-from fastscan.recognition import (
-    Interpreter,
-    Known,
-    Linear,
-    Monoid,
-    Opaque,
-    Unrecognised,
-    Value,
-    is_identity,
-)
+from fastscan.recognition import Interpreter
+from fastscan.values import Unrecognised
 
 T = TypeVar("T")
 
@@ -82,108 +75,124 @@ def associative_scan(
     names = dispatch.canonical_names(implementation)
     leaves, tree = jax.tree.flatten(elems)
     try:
-        operator = _Operator.trace(fn, leaves, tree, axis, reverse)
+        operator = _Operator.trace(fn, leaves, tree, axis)
         operator.check()
-        states = operator.run(leaves, names)
+        states = operator.run(leaves, recurrences.Kernels(operator.axis, bool(reverse), names))
     except Unrecognised as error:
         return _fallback(fn, elems, reverse, axis, str(error))
     return jax.tree.unflatten(tree, states)
 
 
-def _fallback(fn, elems, reverse: bool, axis: int, reason: str):
-    """JAX's own scan, as a call whose name `explain` finds in the jaxpr."""
+def _fallback(fn: Any, elems: Any, reverse: bool, axis: int, reason: str) -> Any:
+    """JAX's own scan, under a name that `explain` finds in the jaxpr."""
     if any(active.warn for active in patch.active):
         warnings.warn(f"jax.lax.associative_scan runs unchanged: {reason}", stacklevel=4)
-
-    def scan(elems):
+    with jax.named_scope(dispatch.FALLBACK + reason):
         return _original(fn, elems, reverse=reverse, axis=axis)
-
-    scan.__name__ = scan.__qualname__ = dispatch.FALLBACK + reason
-    return jax.jit(scan, inline=False)(elems)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Operator:
-    """An operator on elements of which there are `count` along `axis`."""
+    """An operator, traced on some number of pairs of elements."""
 
-    jaxpr: Any
-    """`fn` on `count` pairs of elements."""
-    few: Callable[[], Any]
-    """The same for four pairs."""
+    closed: Any
     axis: int
-    reverse: bool
     count: int
+    retrace: Callable[[int], Any]
+    """Traces it on another number of pairs."""
 
     @staticmethod
-    def trace(fn, leaves: list[Any], tree: Any, axis: int, reverse: bool) -> _Operator:
+    def trace(fn: Any, leaves: list[Any], tree: Any, axis: int) -> _Operator:
         """Trace `fn`, or raise Unrecognised where JAX's scan has to say what is wrong."""
         if not callable(fn):
             raise TypeError(f"fn has to be callable, got {type(fn).__name__}. Pass (fn, elems).")
-        shapes = [np.shape(leaf) for leaf in leaves]
-        rank = len(shapes[0]) if shapes else 0
+        types = [jax.typeof(leaf) for leaf in leaves]
+        rank = len(types[0].shape) if types else 0
         if not -rank <= axis < rank:
             raise Unrecognised(f"axis {axis} is not one of the first leaf's {rank}")
         axis %= rank
-        counts = {shape[axis] if axis < len(shape) else None for shape in shapes}
-        if len(counts) > 1 or None in counts:
+        if not all(isinstance(n, int) for aval in types for n in aval.shape):
+            raise Unrecognised("a shape is symbolic")
+        count, *others = (aval.shape[axis] if axis < aval.ndim else -1 for aval in types)
+        if any(other != count for other in others):
             raise Unrecognised("the leaves differ in the number of elements")
-        (count,) = counts
-        if not isinstance(count, int) or count < 2:
+        if count < 2:
             raise Unrecognised(f"there are {count} elements")
 
-        def jaxpr_of(n: int) -> Any:
-            element = [
-                jax.ShapeDtypeStruct((*shape[:axis], n, *shape[axis + 1 :]), jnp.result_type(leaf))
-                for leaf, shape in zip(leaves, shapes, strict=True)
+        def flat(earlier: list[Any], later: list[Any]) -> list[Any]:
+            return jax.tree.leaves(
+                fn(jax.tree.unflatten(tree, earlier), jax.tree.unflatten(tree, later))
+            )
+
+        def retrace(n: int) -> Any:
+            elements = [
+                jax.ShapeDtypeStruct(
+                    (*aval.shape[:axis], n, *aval.shape[axis + 1 :]),
+                    aval.dtype,
+                    weak_type=aval.weak_type,
+                )
+                for aval in types
             ]
-
-            def flat(earlier: list[Any], later: list[Any]) -> list[Any]:
-                result = fn(jax.tree.unflatten(tree, earlier), jax.tree.unflatten(tree, later))
-                leaves, got = jax.tree.flatten(result)
-                if got != tree:
-                    raise Unrecognised("fn returns another tree than it takes")
-                return leaves
-
             try:
-                return jax.make_jaxpr(flat)(element, element)
+                return jax.make_jaxpr(flat)(elements, elements)
             except (TypeError, ValueError, IndexError) as error:
                 raise Unrecognised(f"fn cannot be traced: {error}") from error
 
-        closed = jaxpr_of(count)
+        closed = retrace(count)
         if closed.effects:
             raise Unrecognised("fn has side effects")
-        types = [(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars[: len(leaves)]]
-        if [(v.shape, v.dtype) for v in closed.out_avals] != types:
+        if [(v.shape, v.dtype) for v in closed.out_avals] != [(v.shape, v.dtype) for v in types]:
             raise Unrecognised("fn returns other shapes or dtypes than it takes")
-        return _Operator(closed, functools.partial(jaxpr_of, 4), axis, reverse, count)
+        return _Operator(closed, axis, count, retrace)
 
-    def run(self, leaves: Sequence[Any], names: tuple[str, ...] | None) -> list[Array]:
+    def run(self, leaves: Sequence[Any], kernels: recurrences.Kernels) -> list[Array]:
         """The scan of every leaf, by kernels."""
-        consts = self.jaxpr.consts
-        interpreter = Interpreter(jnp, _bind, [np.ndim(leaf) for leaf in leaves])
-        kernels = _Kernels(self.axis, self.reverse, names)
         arrays = [jnp.asarray(leaf) for leaf in leaves]
-        return _scans(interpreter, self.jaxpr.jaxpr, consts, arrays, kernels)
+        interpreter = Interpreter(jnp, _bind, [array.ndim for array in arrays])
+        return recurrences.states(interpreter, self.closed, self.axis, arrays, kernels)
 
     def check(self) -> None:
         """Compare the recurrences with the operator on random numbers, or raise Unrecognised."""
-        key = (str(self.jaxpr), self.axis, tuple(map(_fingerprint, self.jaxpr.consts)))
+        text = str(self.closed)
+        constants = evaluation.constants(self.closed)
+        if any(map(evaluation.is_key, (*constants, *self.closed.in_avals))):
+            raise Unrecognised("fn uses random keys")
+        digest = hashlib.sha256(f"{self.axis} {text}".encode())
+        for constant in constants:
+            if not isinstance(constant, Tracer):
+                digest.update(np.asarray(constant).tobytes())
+        key = digest.digest()
         if key not in _checked:
             if len(_checked) >= 4096:
                 _checked.clear()
-            _checked[key] = _disagreement(self.few(), self.axis)
+            _checked[key] = self._doubt(text)
         if _checked[key] is not None:
             raise Unrecognised(_checked[key])
 
+    def _doubt(self, text: str) -> str | None:
+        """Why the operator is not the recurrences found in it, or None."""
+        few = 4 if self.count != 4 else 5
+        try:
+            small = self.retrace(few)
+            if _shape_of(text, self.count, few) != _shape_of(str(small), self.count, few):
+                return f"fn does not do the same for {self.count} and for {few} elements"
+            with np.errstate(all="ignore"):
+                return _disagreement(small, self.axis)
+        except (Unrecognised, evaluation.Unknown) as error:
+            return str(error)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # What NumPy cannot do with a jaxpr of another's making is no reason to fail.
+            return f"the check failed: {error}"
 
-_checked: dict[Any, str | None] = {}
-"""What the check of a jaxpr found: why it is not recognised, or None."""
+
+_checked: dict[bytes, str | None] = {}
+"""What the check found, by the digest of a jaxpr: why it is not recognised, or None."""
 
 
-def _fingerprint(const: Any) -> Any:
-    if isinstance(const, jax.core.Tracer):
-        return None
-    return np.asarray(const).tobytes() if np.size(const) <= 65536 else id(const)
+def _shape_of(text: str, *counts: int) -> str:
+    """The text of a jaxpr without the number of elements; numbers that it calculates with stay."""
+    numbers = "|".join(map(str, counts))
+    return re.sub(rf"(?<![\w.])({numbers})(?![\w.:])", "T", text)
 
 
 def _bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
@@ -191,309 +200,78 @@ def _bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
-# ---- recurrences -----------------------------------------------------------------------------
-
-
-def _scans(
-    interpreter: Interpreter, jaxpr: Any, consts: Sequence[Any], leaves: Sequence[Any], kernels: Any
-) -> list[Any]:
-    """The states of every leaf; leaf by leaf where the coefficients of one need another."""
-    later = [Known(leaf, tuple(leaf.shape), leaf=i) for i, leaf in enumerate(leaves)]
-    states: dict[int, Any] = {}
-    while len(states) < len(leaves):
-        earlier: list[Value] = [
-            Known(kernels.delayed(states[i]), known.shape)
-            if i in states
-            else Linear(i, known.shape, tuple(range(len(known.shape))))
-            for i, known in enumerate(later)
-        ]
-        results = interpreter.run(jaxpr, consts, [*earlier, *later])
-        found = {}
-        reasons = []
-        for i, (result, element) in enumerate(zip(results, later, strict=True)):
-            if i in states:
-                continue
-            reason = _declined(result, i, element.shape)
-            if reason is None:
-                found[i] = kernels.scan(interpreter, result, element)
-            else:
-                reasons.append(f"leaf {i}: {reason}")
-        if not found:
-            raise Unrecognised("; ".join(reasons))
-        states |= found
-    return [states[i] for i in range(len(leaves))]
-
-
-def _declined(result: Value, leaf: int, shape: tuple[int, ...]) -> str | None:
-    """Why a result is not a recurrence of its leaf; None where it is."""
-    if isinstance(result, Known):
-        return None
-    if isinstance(result, Opaque):
-        return result.reason
-    if result.leaf != leaf:
-        return f"it depends on the earlier element's leaf {result.leaf}"
-    if isinstance(result, Monoid) and result.operand is None:
-        return "it is whether the earlier element is not zero"
-    if not is_identity(result, shape):
-        return "its axes are not those of the earlier element's leaf"
-    return None
-
-
-def _prefix(reset: Any, axis: int, shape: tuple[int, ...], xp: Any) -> Any:
-    """Flags with the axes of a leaf as flags with a prefix of its shape."""
-    varying = [i for i, n in enumerate(reset.shape) if n > 1]
-    length = 1 + max(varying + [axis])
-    return xp.broadcast_to(reset.reshape(reset.shape[:length]), shape[:length])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kernels:
-    """Runs recurrences by the functions of fastscan and JAX."""
-
-    axis: int
-    reverse: bool
-    names: tuple[str, ...] | None
-
-    def delayed(self, states: Array) -> Array:
-        """The state before each step. What stands at the first step is never used."""
-        n = states.shape[self.axis]
-        cut = functools.partial(lax.slice_in_dim, states, axis=self.axis)
-        parts = (cut(1, n), cut(n - 1, n)) if self.reverse else (cut(0, 1), cut(0, n - 1))
-        return lax.concatenate(parts, self.axis)
-
-    def _first(self, element: Known, then: Known) -> Array:
-        """The first element, and `then` at the later steps."""
-        if then.leaf is not None and then.leaf == element.leaf:
-            return element.value
-        shape = element.shape
-        n = shape[self.axis]
-        extents = [n if i == self.axis else 1 for i in range(len(shape))]
-        first = (np.arange(n) == (n - 1 if self.reverse else 0)).reshape(extents)
-        value = then.value.reshape((1,) * len(shape)) if then.value.ndim == 0 else then.value
-        return jnp.where(first, element.value, value.astype(element.value.dtype))
-
-    def scan(self, interpreter: Interpreter, result: Value, element: Known) -> Array:
-        if isinstance(result, Known):
-            return self._first(element, result)
-        if isinstance(result, Monoid):
-            assert result.operand is not None
-            return self._monoid(result.name, self._first(element, result.operand), element)
-        assert isinstance(result, Linear)
-        zero = Known(jnp.zeros((), element.value.dtype), element.shape)
-        x = self._first(element, result.offset or zero)
-        if result.matrix is not None:
-            return self._matrix(result, x)
-        return self._linear(interpreter, result, x)
-
-    def _linear(self, interpreter: Interpreter, result: Linear, x: Array) -> Array:
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            return self._integers(interpreter, result, x)
-        a = jnp.ones((), x.dtype) if result.coefficient is None else result.coefficient.value
-        reset = result.reset
-        if reset is not None:
-            reset = _prefix(reset, self.axis, x.shape, jnp)
-        return linear_scan(
-            a.astype(x.dtype), x, reset=reset, axis=self.axis, reverse=self.reverse,
-            implementation=self.names,
-        )[1]  # fmt: skip
-
-    def _integers(self, interpreter: Interpreter, result: Linear, x: Array) -> Array:
-        """Counters, for which there is no kernel of our own."""
-        if result.coefficient is None and result.reset is None:
-            return lax.cumsum(x, self.axis, self.reverse)
-        a = jnp.ones((), x.dtype) if result.coefficient is None else result.coefficient.value
-        if result.reset is not None:
-            a = jnp.where(result.reset, jnp.zeros((), x.dtype), a)
-
-        def fn(earlier, later):
-            return earlier[0] * later[0], later[0] * earlier[1] + later[1]
-
-        elems = (jnp.broadcast_to(a, x.shape).astype(x.dtype), x)
-        return _original(fn, elems, reverse=self.reverse, axis=self.axis)[1]
-
-    def _monoid(self, name: str, x: Array, element: Known) -> Array:
-        if name in ("or", "and"):
-            scan = lax.cummax if name == "or" else lax.cummin
-            truth = scan((x != 0).astype(jnp.int8), self.axis, self.reverse)
-            truth = truth.astype(element.value.dtype)
-            return self._first(element, Known(truth, element.shape))
-        scan = {"max": lax.cummax, "min": lax.cummin, "logaddexp": lax.cumlogsumexp}[name]
-        return scan(x, self.axis, self.reverse)
-
-    def _matrix(self, result: Linear, x: Array) -> Array:
-        """Bring the contracted axis behind time and batch, and what it does not touch last."""
-        rows, axis, A = result.contracted, self.axis, result.matrix
-        reset = result.reset
-        if rows == axis:
-            raise Unrecognised("the matrix mixes elements")
-
-        def varies(i: int) -> bool:
-            return i == axis or A.shape[i] > 1 or (reset is not None and reset.shape[i] > 1)
-
-        lead = [i for i in range(x.ndim) if i != rows and varies(i)]
-        columns = [i for i in range(x.ndim) if i != rows and i not in lead]
-        order = (*lead, rows, *columns)
-        X = x.transpose(order)
-        A = A.transpose((*order, A.ndim - 1)).reshape(
-            *(A.shape[i] for i in lead), A.shape[rows], A.shape[-1]
-        )
-        if reset is not None:
-            at = lead.index(axis)
-            reset = _prefix(
-                reset.transpose(order).reshape([reset.shape[i] for i in lead]), at, X.shape, jnp
-            )
-        shape = X.shape
-        if columns:
-            X = X.reshape((*shape[: len(lead) + 1], -1))
-        _, H = matrix_scan(
-            A.astype(x.dtype), X, reset=reset, axis=lead.index(axis), reverse=self.reverse,
-            implementation=self.names,
-        )  # fmt: skip
-        return H.reshape(shape).transpose(np.argsort(order))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loops:
-    """The same recurrences step by step in NumPy, for the check."""
-
-    axis: int
-
-    def delayed(self, states: np.ndarray) -> np.ndarray:
-        return np.concatenate((states.take([0], self.axis), states), self.axis).take(
-            range(states.shape[self.axis]), self.axis
-        )
-
-    def scan(self, interpreter: Interpreter, result: Value, element: Known) -> np.ndarray:
-        whole = interpreter.whole
-        first = element.value.take(0, self.axis)
-        if isinstance(result, Known):
-            offset = whole(result)
-        elif isinstance(result, Monoid):
-            assert result.operand is not None
-            offset = whole(result.operand)
-        else:
-            zero = Known(np.zeros(()), element.shape)
-            offset = whole(result.offset or zero)
-        states = [first]
-        for t in range(1, element.shape[self.axis]):
-            states.append(self._step(interpreter, result, states[-1], offset, t))
-        stacked = np.stack(states, self.axis)
-        return stacked.astype(element.value.dtype)
-
-    def _step(self, interpreter, result: Value, state, offset, t: int) -> np.ndarray:
-        def at(array: np.ndarray) -> np.ndarray:
-            return array.take(t if array.shape[self.axis] > 1 else 0, self.axis)
-
-        x = at(offset)
-        if isinstance(result, Known):
-            return x
-        if isinstance(result, Monoid):
-            function = {
-                "max": np.maximum, "min": np.minimum, "logaddexp": np.logaddexp,
-                "or": np.logical_or, "and": np.logical_and,
-            }[result.name]  # fmt: skip
-            return function(state, x)
-        assert isinstance(result, Linear)
-        if result.matrix is not None:
-            rows = result.contracted
-            assert rows is not None
-            if rows == self.axis:
-                raise Unrecognised("the matrix mixes elements")
-            rows -= rows > self.axis
-            A = np.moveaxis(at(result.matrix), rows, -2)
-            columns = np.moveaxis(state, rows, -1)
-            state = np.moveaxis((A @ columns[..., None])[..., 0], -1, rows)
-        elif result.coefficient is not None:
-            rank = len(result.shape)
-            state = at(interpreter.spread(result.coefficient, rank)) * state
-        if result.reset is not None:
-            state = np.where(at(result.reset), np.zeros((), state.dtype), state)
-        return state + x
-
-
 # ---- the check -------------------------------------------------------------------------------
 
 
-def _draw(rng: np.random.Generator, aval: Any, positive: bool, flag: bool) -> np.ndarray:
-    dtype = np.dtype(evaluation.wide(aval.dtype))
-    if dtype.kind == "b":
-        return rng.random(aval.shape) < 0.4
-    if flag:
+def _draw(rng: np.random.Generator, aval: Any, positive: bool, flag: bool = False) -> np.ndarray:
+    dtype = evaluation.wide(aval.dtype)
+    if dtype.kind == "b" or flag:
         return (rng.random(aval.shape) < 0.4).astype(dtype)
     if dtype.kind in "iu":
-        return rng.integers(0 if positive else -3, 4, aval.shape).astype(dtype)
+        return rng.integers(0 if positive or dtype.kind == "u" else -3, 4, aval.shape).astype(dtype)
     draws = rng.uniform(0.1, 0.9, aval.shape) if positive else rng.normal(0, 0.7, aval.shape)
-    if dtype.kind == "c":
-        return draws + 1j * rng.normal(0, 0.7, aval.shape)
-    return draws
-
-
-def _stand_in(rng: np.random.Generator, const: Any, positive: bool) -> Any:
-    """What is traced has no value yet: the operator has to be right for any."""
-    if not isinstance(const, jax.core.Tracer):
-        return const
-    return _draw(rng, const.aval, positive, False)
+    return draws + 1j * rng.normal(0, 0.7, aval.shape) if dtype.kind == "c" else draws
 
 
 def _disagreement(closed: Any, axis: int) -> str | None:
-    """Why the operator on four elements is not the recurrences found in it, or None."""
+    """Why the operator on a few elements is not the recurrences found in it, or None."""
     avals = closed.in_avals[: len(closed.in_avals) // 2]
-    types = [v.aval.dtype for v in (*closed.jaxpr.constvars, *closed.jaxpr.invars)]
-    if any(jax.dtypes.issubdtype(dtype, jax.dtypes.extended) for dtype in types):
-        return "fn uses random keys"
-    interpreter = Interpreter(np, evaluation.equation, [len(aval.shape) for aval in avals])
-    masks: frozenset[int] = frozenset()
+    interpreter = Interpreter(np, evaluation.equation, [aval.ndim for aval in avals])
+    flags: frozenset[int] = frozenset()
     why = "no random elements were found on which fn is finite"
     for seed in range(6):
         rng, positive = np.random.default_rng(seed), seed % 2 == 1
-        consts = [_stand_in(rng, const, positive) for const in closed.consts]
-        elements = [_draw(rng, aval, positive, i in masks) for i, aval in enumerate(avals)]
-        try:
-            states = _scans(interpreter, closed.jaxpr, consts, elements, _Loops(axis))
-            products = _products(closed, consts, elements, axis)
-        except (Unrecognised, evaluation.Unknown) as error:
-            return str(error)
+        # What is traced has no value yet: the operator has to be right for any.
+        consts = [
+            _draw(rng, const.aval, positive) if isinstance(const, Tracer) else const
+            for const in closed.consts
+        ]
+        drawn = closed.replace(consts=consts)
+        elements = [_draw(rng, aval, positive, i in flags) for i, aval in enumerate(avals)]
+        states = recurrences.states(interpreter, drawn, axis, elements, recurrences.Loops(axis))
+        products = _products(drawn, elements, axis)
         if not all(np.isfinite(leaf).all() for _, product in products for leaf in product):
             continue
         wrong = {
-            leaf
+            i
             for step, product in products
-            for leaf, value in enumerate(product)
-            if not np.allclose(states[leaf].take(step, axis), value, rtol=1e-8, atol=1e-10)
+            for i, leaf in enumerate(product)
+            if not np.allclose(states[i].take(step, axis), leaf, rtol=1e-8, atol=1e-10)
         }
         if not wrong:
             return None
         why = f"leaf {min(wrong)}: fn is not associative"
         # Where flags are numbers, an operator that multiplies by them is associative on zeros and
-        # ones alone.
+        # ones alone. Flags are what is combined as c + d - c * d.
         first, second = ([leaf.take(step, axis) for leaf in elements] for step in (0, 1))
         found = frozenset(
             i
-            for i, (c, d, e) in enumerate(zip(products[0][1], first, second, strict=True))
-            if avals[i].dtype != bool and np.allclose(c, d + e - d * e)
+            for i, (product, c, d) in enumerate(zip(products[0][1], first, second, strict=True))
+            if avals[i].dtype != bool and np.allclose(product, c + d - c * d)
         )
-        if found <= masks:
+        if found <= flags:
             return why
-        masks = found
+        flags = found
     return why
 
 
 def _products(
-    closed: Any, consts: Sequence[Any], elements: Sequence[np.ndarray], axis: int
+    closed: Any, elements: Sequence[np.ndarray], axis: int
 ) -> list[tuple[int, list[np.ndarray]]]:
-    """Products of the first elements, bracketed in several ways, with the step of the last one."""
-
-    def fn(earlier: list[list[np.ndarray]], later: list[list[np.ndarray]]) -> list[list[Any]]:
-        stacked = [
-            np.stack(leaf, axis) for side in (earlier, later) for leaf in zip(*side, strict=True)
-        ]
-        results = evaluation.jaxpr(closed, stacked, consts)
-        return [[leaf.take(i, axis) for leaf in results] for i in range(len(earlier))]
-
+    """Products of the first four elements, bracketed in several ways, each with its last step."""
+    lanes = elements[0].shape[axis]
     e = [[leaf.take(i, axis) for leaf in elements] for i in range(4)]
-    e01, e12, e23, _ = fn([e[0], e[1], e[2], e[0]], [e[1], e[2], e[3], e[1]])
-    e01_2, e0_12, e01_23, _ = fn([e01, e[0], e01, e01], [e[2], e12, e23, e23])
-    e01_2_3, e0_12_3, *_ = fn([e01_2, e0_12, e01, e01], [e[3], e[3], e23, e23])
+
+    def fn(*pairs: tuple[list[np.ndarray], list[np.ndarray]]) -> list[list[np.ndarray]]:
+        filled = [*pairs, *[(e[0], e[1])] * (lanes - len(pairs))]
+        sides = [pair[0] for pair in filled], [pair[1] for pair in filled]
+        operands = [np.stack(leaf, axis) for side in sides for leaf in zip(*side, strict=True)]
+        results = evaluation.jaxpr(closed, operands)
+        return [[leaf.take(i, axis) for leaf in results] for i in range(len(pairs))]
+
+    e01, e12, e23 = fn((e[0], e[1]), (e[1], e[2]), (e[2], e[3]))
+    e01_2, e0_12, e01_23 = fn((e01, e[2]), (e[0], e12), (e01, e23))
+    e01_2_3, e0_12_3 = fn((e01_2, e[3]), (e0_12, e[3]))
     return [(1, e01), (2, e01_2), (2, e0_12), (3, e01_23), (3, e01_2_3), (3, e0_12_3)]
 
 
@@ -505,7 +283,7 @@ class patch(contextlib.ContextDecorator):  # noqa: N801
 
     For code that cannot be edited: `with fastscan.patch(): ...`, or `@fastscan.patch()` over a
     function. Modules that imported the function by name get it too. It acts on what is traced
-    inside; functions that `jax.jit` has compiled before keep what they have.
+    inside, in all threads; functions that `jax.jit` has compiled before keep what they have.
 
     Args:
         warn: Warn about operators that are not recognised and run as before.
@@ -530,18 +308,14 @@ class patch(contextlib.ContextDecorator):  # noqa: N801
             if not patch.active:
                 _replace(_patched, _original)
 
-    def _recreate_cm(self) -> patch:
-        return patch(self.warn)
-
 
 def _replace(old: Callable[..., Any], new: Callable[..., Any]) -> None:
-    for module in list(sys.modules.values()):
+    for home, module in list(sys.modules.items()):
         # JAX's own sums are built on its scan, and so are our fallbacks.
-        name = getattr(module, "__name__", "")
-        if name != "jax.lax" and name.split(".")[0] in ("jax", "fastscan"):
+        if home != "jax.lax" and home.split(".")[0] in ("jax", "fastscan"):
             continue
-        names = [name for name, value in list(vars(module).items()) if value is old]
-        for name in names:
+        scope = getattr(module, "__dict__", {})
+        for name in [name for name, value in list(scope.items()) if value is old]:
             setattr(module, name, new)
 
 

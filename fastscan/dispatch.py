@@ -229,17 +229,20 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     which one runs, and why each other one declined.
     """
     from fastscan import fused, primitives
+    from fastscan.evaluation import called_by
 
     rows = []
     calls = 0
 
     def visit(jaxpr: Any) -> None:
         nonlocal calls
+        scope = None
         for equation in jaxpr.eqns:
-            name = str(equation.params.get("name", ""))
-            if name.startswith(FALLBACK):
-                calls += 1
-                rows.append((f"{calls}. {name}", "all", "jax.lax.associative_scan", None))
+            last, scope = scope, _fallback_scope(equation)
+            if scope is not None:
+                if scope != last:
+                    calls += 1
+                    rows.append((f"{calls}. {scope}", "all", "jax.lax.associative_scan", None))
                 continue
             home = next(
                 (m for m in (primitives, fused) if equation.primitive in m.PRIMITIVES), None
@@ -256,12 +259,14 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
                     for name in wanted or preference(case, platform):
                         reason = implementations()[name].declines(case, platform)
                         rows.append((label, platform, name, reason))
-            for inner in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
-            ):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    visit(inner)
+            for inner in called_by(equation):
+                visit(getattr(inner, "jaxpr", inner))
 
     visit(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
     return Explanation(tuple(rows))
+
+
+def _fallback_scope(equation: Any) -> str | None:
+    """The scope of a call of JAX's own scan that an equation stands in, if any."""
+    names = (part.name for part in equation.source_info.name_stack.stack)
+    return next((name for name in names if name.startswith(FALLBACK)), None)

@@ -7,11 +7,12 @@ microseconds. What is missing here raises `Unknown`, and then nothing is recogni
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 Equation = Any
@@ -27,6 +28,30 @@ def wide(dtype: Any) -> np.dtype:
     if dtype.kind in "biu":
         return dtype
     return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+
+
+def is_key(value: Any) -> bool:
+    """Whether it is an array of random keys, or the type of one."""
+    return jnp.issubdtype(getattr(value, "dtype", np.bool_), jax.dtypes.extended)
+
+
+def constants(inner: Any) -> list[Any]:
+    """All arrays that are part of a jaxpr, those of the functions that it calls included."""
+    found = list(getattr(inner, "consts", ()))
+    for eqn in getattr(inner, "jaxpr", inner).eqns:
+        found += [atom.val for atom in eqn.invars if np.ndim(getattr(atom, "val", 0))]
+        found += [array for called in called_by(eqn) for array in constants(called)]
+    return found
+
+
+def called_by(eqn: Equation) -> list[Any]:
+    """The jaxprs among the parameters of an equation."""
+    parameters = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
+    return [parameter for parameter in parameters if _is_jaxpr(parameter)]
+
+
+def _is_jaxpr(parameter: Any) -> bool:
+    return hasattr(getattr(parameter, "jaxpr", parameter), "eqns")
 
 
 def _convert(value: np.ndarray, new_dtype: Any, **_: Any) -> np.ndarray:
@@ -150,7 +175,7 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
 }
 """Operations on equal shapes, where an extent of 1 broadcasts, by the names of their primitives."""
 
-OTHERS: dict[str, Callable[..., np.ndarray]] = {
+OTHERS: dict[str, Callable[..., Any]] = {
     "argmax": lambda value, axes, **_: np.argmax(value, axis=axes[0]),
     "argmin": lambda value, axes, **_: np.argmin(value, axis=axes[0]),
     "broadcast_in_dim": _broadcast,
@@ -179,21 +204,13 @@ OTHERS: dict[str, Callable[..., np.ndarray]] = {
 
 CALLS = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
     "remat2": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
 """Primitives that call a jaxpr, and the parameter that holds it."""
-
-
-@functools.cache
-def _warnings() -> dict[str, Any]:
-    return {"all": "ignore"}
 
 
 def equation(eqn: Equation, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -204,12 +221,11 @@ def equation(eqn: Equation, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
     """
     name = eqn.primitive.name
     if name in CALLS:
-        inner = eqn.params.get(CALLS[name]) or eqn.params["call_jaxpr"]
-        return jaxpr(inner, operands)
+        return jaxpr(eqn.params[CALLS[name]], operands)
     function = ELEMENTWISE.get(name) or OTHERS.get(name)
     if function is None:
         raise Unknown(name)
-    with np.errstate(**_warnings()):
+    with np.errstate(all="ignore"):
         return [np.asarray(function(*operands, **eqn.params))]
 
 
@@ -235,6 +251,12 @@ def jaxpr(closed: Any, operands: Sequence[np.ndarray], consts: Any = None) -> li
 
 
 def constant(value: Any) -> np.ndarray:
-    """A concrete array or number, in double precision."""
+    """A concrete array or number, in double precision.
+
+    Raises:
+        Unknown: it is a random key.
+    """
+    if is_key(value):
+        raise Unknown("a random key")
     value = np.asarray(value)
     return value.astype(wide(value.dtype))

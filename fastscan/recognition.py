@@ -3,16 +3,9 @@
 `fn(earlier, later)` combines two elements. The scan's result at t is the fold
 s[t] = fn(s[t-1], e[t]) that starts with s[0] = e[0], so nothing has to be known of how `fn` acts on
 two composed elements: it is enough to know each of its results as a function of `earlier`, where
-`later` is one single element. A jaxpr of `fn` is interpreted on whole sequences of elements in the
-place of `later` and on these in the place of `earlier`:
-
-    Known    depends on the later element alone (or on scans that are done): an array
-    Linear   L(earlier leaf) + offset, L elementwise or a product with a matrix, after a reset
-    Monoid   max, min, or, and, logaddexp of an earlier leaf and a Known
-    Opaque   anything else
-
-A leaf whose result is one of the first three in that leaf alone is a recurrence that has a kernel.
-Its states are then Known to the other leaves, one step late.
+`later` is one single element. So a jaxpr of `fn` is interpreted on whole sequences of elements in
+the place of `later`, which are arrays, and on a `Linear` for each leaf of `earlier`; each equation
+turns the values of its operands into one of `fastscan.values`.
 """
 
 from __future__ import annotations
@@ -21,89 +14,29 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from fastscan import evaluation
+from fastscan.values import (
+    Known,
+    Linear,
+    Matrix,
+    Monoid,
+    Opaque,
+    Shape,
+    State,
+    Truth,
+    Value,
+    broadcast,
+    in_leaf_order,
+    move,
+    targets,
+)
 
-Shape = tuple[int, ...]
-
-
-class Unrecognised(Exception):
-    """No recurrence with a kernel was found; the message says where the search ended."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Known:
-    """A value that does not depend on an earlier state that is still to be found."""
-
-    value: Any
-    """An array with the axes of `shape`, of extent 1 where nothing varies along the axis."""
-    shape: Shape
-    fill: Any = None
-    """The number that every entry is, where that is known."""
-    flag: Any = None
-    """Booleans c where the value is 1 where c and 0 elsewhere."""
-    gate: Any = None
-    """Booleans c where the value is 0 where c and 1 elsewhere."""
-    leaf: int | None = None
-    """The leaf of the later element that this is, unchanged."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Linear:
-    """where(reset, 0, coefficient * state) + offset, with one leaf of the earlier element."""
-
-    leaf: int
-    shape: Shape
-    dims: tuple[int | None, ...]
-    """For each axis, the axis of the leaf that it is; None for a new one."""
-    coefficient: Known | None = None
-    reset: Any = None
-    """Booleans with the axes of `shape`."""
-    offset: Known | None = None
-    matrix: Any = None
-    """With the axes of the leaf, of which `contracted` counts the rows, and columns last."""
-    contracted: int | None = None
-
-    @property
-    def bare(self) -> bool:
-        """Whether it is the leaf itself."""
-        parts = (self.coefficient, self.reset, self.offset, self.matrix)
-        return all(part is None for part in parts)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Monoid:
-    """An idempotent or logarithmic sum of a leaf of the earlier element and a Known.
-
-    Without an operand, whether the leaf is not zero.
-    """
-
-    leaf: int
-    shape: Shape
-    dims: tuple[int | None, ...]
-    name: str
-    operand: Known | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Opaque:
-    """A function of earlier leaves that has no form here, and the operation that made it so."""
-
-    leaves: frozenset[int]
-    reason: str
-
-
-Value = Known | Linear | Monoid | Opaque
-
-
-def is_identity(value: Linear | Monoid, shape: Shape) -> bool:
-    """Whether the axes of a value are those of its leaf, in order."""
-    return value.shape == shape and all(
-        dim == axis or shape[axis] == 1 for axis, dim in enumerate(value.dims)
-    )
+_LARGE = 65536
+"""Constants of more entries are not searched for being one number."""
 
 
 class Interpreter:
@@ -122,347 +55,349 @@ class Interpreter:
         self.bind = bind
         self.ranks = ranks
 
-    # ---- Known values ------------------------------------------------------------------------
+    def run(self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Value]) -> list[Value]:
+        """The results of a jaxpr on Values."""
+        variables = (*jaxpr.constvars, *jaxpr.invars)
+        values = dict(zip(variables, (*map(self._constant, consts), *operands), strict=True))
 
-    def constant(self, value: Any) -> Known:
+        def read(atom: Any) -> Value:
+            return self._constant(atom.val) if hasattr(atom, "val") else values[atom]
+
+        for eqn in jaxpr.eqns:
+            results = self._equation(eqn, [read(atom) for atom in eqn.invars])
+            values.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _equation(self, eqn: Any, operands: Sequence[Value]) -> Sequence[Value]:
+        name = eqn.primitive.name
+        # Derivatives that a function brings along have to stay with it.
+        if name in evaluation.CALLS and not name.startswith("custom"):
+            inner = eqn.params[evaluation.CALLS[name]]
+            return self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
+        knowns = [operand for operand in operands if isinstance(operand, Known)]
+        if len(knowns) == len(operands):
+            return self._known(eqn, knowns)
+        result = self._of_earlier(eqn, operands)
+        return [result] * len(eqn.outvars)
+
+    # ---- values of the later element ---------------------------------------------------------
+
+    def _constant(self, value: Any) -> Known:
         """A constant of the jaxpr; where it is one number throughout, as that number."""
         shape = tuple(np.shape(value))
         if self.xp is np:
             value = evaluation.constant(value)
-        small = not isinstance(value, jax.core.Tracer) and np.size(value) <= 65536
-        if small and not jax.dtypes.issubdtype(jnp.result_type(value), jax.dtypes.extended):
+        if not isinstance(value, Tracer) and 0 < np.size(value) <= _LARGE:
             array = np.asarray(value)
-            if array.size and bool((array == array.flat[0]).all()):
-                number = array.flat[0]
+            if bool((array == array.flat[0]).all()):
                 one = self.xp.asarray(array[(slice(0, 1),) * array.ndim])
-                return Known(one, shape, fill=number)
-        return Known(self.xp.asarray(value), shape)
+                return Known(one, shape, fill=array.flat[0], fixed=True)
+        return Known(self.xp.asarray(value), shape, fixed=True)
 
-    def spread(self, known: Known, rank: int) -> Any:
-        """The array of a Known as an operand among those of a rank."""
-        return known.value if known.value.ndim == rank else known.value.reshape((1,) * rank)
+    def _known(self, eqn: Any, knowns: Sequence[Known]) -> Sequence[Value]:
+        fixed = all(known.fixed for known in knowns)
+        if eqn.primitive.name == "stop_gradient" and not fixed:
+            # On composed elements it stops the gradients of all that they are made of, so what it
+            # does depends on the order in which elements are combined.
+            return [Opaque(frozenset(), "it stops the gradient of an element")]
+        results = self._moved(eqn, knowns) or self._computed(eqn, knowns)
+        return [dataclasses.replace(result, fixed=fixed) for result in results]
 
-    def whole(self, known: Known) -> Any:
-        """The array of a Known in its full shape."""
-        return self.xp.broadcast_to(self.spread(known, len(known.shape)), known.shape)
-
-    def _zeros(self, like: Any, shape: Shape) -> Known:
-        return Known(self.xp.zeros((1,) * len(shape), like.dtype), shape, fill=0)
-
-    def _combine(self, name: str, *knowns: Known) -> Known:
-        shape = np.broadcast_shapes(*(known.shape for known in knowns))
-        arrays = [self.spread(known, len(shape)) for known in knowns]
-        return Known(getattr(self.xp, name)(*arrays), shape)
-
-    def add(self, a: Known | None, b: Known | None) -> Known | None:
-        """A + b, where None and zeros cost nothing."""
-        if a is None or a.fill == 0:
-            return b if a is None or b is None or b.shape == a.shape else self._combine("add", a, b)
-        if b is None or b.fill == 0:
-            return a if b is None or b.shape == a.shape else self._combine("add", a, b)
-        return self._combine("add", a, b)
-
-    def multiply(self, a: Known | None, b: Known) -> Known | None:
-        """A * b, where None is absent and zeros stay zeros."""
-        if a is None:
+    def _moved(self, eqn: Any, knowns: Sequence[Known]) -> list[Known] | None:
+        """The result of an operation that only moves axes; None for another one."""
+        shape = tuple(eqn.outvars[0].aval.shape)
+        known = knowns[0] if len(knowns) == 1 else None
+        to = known and targets(eqn.primitive.name, eqn.params, known.shape, shape)
+        if known is None or to is None:
             return None
-        shape = np.broadcast_shapes(a.shape, b.shape)
-        if a.fill == 0 or b.fill == 0:
-            return self._zeros(a.value, shape)
-        return self._combine("multiply", a, b)
+        if shape == known.shape and list(to) == list(range(len(shape))):
+            return [known]
+        mask = None if known.mask is None else move(known.mask, to, len(shape))
+        return [Known(move(known.value, to, len(shape)), shape, known.fill, mask)]
+
+    def _computed(self, eqn: Any, knowns: Sequence[Known]) -> list[Known]:
+        name = eqn.primitive.name
+        if name in evaluation.ELEMENTWISE:
+            return [self._elementwise(eqn, knowns)]
+        shape = tuple(eqn.outvars[0].aval.shape)
+        if name == "convert_element_type":
+            known = knowns[0]
+            (value,) = self.bind(eqn, [known.value])
+            return [Known(value, shape, known.fill, known.truth)]
+        if name == "select_n" and len(knowns) == 3 and knowns[0].value.dtype == bool:
+            return [self._where(knowns[0], knowns[1], knowns[2], shape)]
+        arrays = self.bind(eqn, [self.whole(known) for known in knowns])
+        return [Known(array, tuple(array.shape)) for array in arrays]
 
     def _elementwise(self, eqn: Any, knowns: Sequence[Known]) -> Known:
         name = eqn.primitive.name
         shape = tuple(eqn.outvars[0].aval.shape)
+        if name == "mul":
+            return self._multiply(knowns[0], knowns[1], shape)
+        if name in ("add", "add_any"):
+            return self._plus(knowns[0], knowns[1], shape)
+        (value,) = self.bind(eqn, [known.spread(len(shape)) for known in knowns])
         fills = [known.fill for known in knowns]
-        if name == "mul" and 0 in fills:
-            return self._zeros(knowns[0].value, shape)
-        for known, other in (knowns, knowns[::-1]) if len(knowns) == 2 else ():
-            neutral = {"mul": 1, "add": 0, "add_any": 0}.get(name)
-            if neutral is not None and known.fill == neutral and other.shape == shape:
-                return other
-        (value,) = self.bind(eqn, [self.spread(known, len(shape)) for known in knowns])
-        facts: dict[str, Any] = {}
         if None not in fills:
-            numbers = [np.asarray(fill) for fill in fills]
-            facts["fill"] = evaluation.equation(eqn, numbers)[0][()]
-        elif name == "not" and value.dtype == bool:
-            facts["gate"] = self.spread(knowns[0], len(shape))
-        elif name == "sub" and fills[0] == 1:
-            facts["gate"], facts["flag"] = knowns[1].flag, knowns[1].gate
-        elif name in ("copy", "copy_p"):
-            facts = {"flag": knowns[0].flag, "gate": knowns[0].gate}
-        return Known(value, shape, **facts)
+            (number,) = evaluation.equation(eqn, [np.asarray(fill) for fill in fills])
+            return Known(value, shape, fill=number[()])
+        if name == "sub" and fills[0] == 1 and knowns[1].mask is not None:
+            return Known(value, shape, mask=~knowns[1].mask)
+        return Known(value, shape)
 
-    def _known(self, eqn: Any, knowns: Sequence[Known]) -> list[Known]:
-        name, params = eqn.primitive.name, eqn.params
-        shape = tuple(eqn.outvars[0].aval.shape)
-        if name in evaluation.ELEMENTWISE:
-            return [self._elementwise(eqn, knowns)]
-        if name == "convert_element_type":
-            known = knowns[0]
-            (value,) = self.bind(eqn, [known.value])
-            flag = known.value if known.value.dtype == bool else known.flag
-            return [Known(value, shape, fill=known.fill, flag=flag, gate=known.gate)]
-        if name == "select_n" and len(knowns) == 3 and knowns[0].value.dtype == bool:
-            which, *cases = knowns
-            picked = self._combine("where", which, cases[1], cases[0])
-            mask = self.spread(which, len(shape))
-            fills = (cases[0].fill, cases[1].fill)
-            facts = {(0, 1): {"flag": mask}, (1, 0): {"gate": mask}}.get(fills, {})
-            return [dataclasses.replace(picked, shape=shape, **facts)]
-        axes = _moved_axes(name, params, knowns[0].shape, shape) if knowns else None
-        if axes is not None:
-            known = knowns[0]
+    def _multiply(self, x: Known, y: Known, shape: Shape) -> Known:
+        for known, other in ((x, y), (y, x)):
+            if known.fill == 1:
+                return other.fit(shape)
+            # Not where the other may be infinite or NaN.
+            if known.fill == 0 and (other.mask is not None or other.fill is not None):
+                return known.fit(shape)
+        fill = None if x.fill is None or y.fill is None else x.fill * y.fill
+        return Known(x.spread(len(shape)) * y.spread(len(shape)), shape, fill)
 
-            def move(array: Any) -> Any:
-                return None if array is None else _move(array, axes, shape)
+    def _plus(self, x: Known, y: Known, shape: Shape) -> Known:
+        for known, other in ((x, y), (y, x)):
+            if known.fill == 0:
+                return other.fit(shape)
+        fill = None if x.fill is None or y.fill is None else x.fill + y.fill
+        return Known(x.spread(len(shape)) + y.spread(len(shape)), shape, fill)
 
-            value, flag, gate = (move(known.value), move(known.flag), move(known.gate))
-            return [Known(value, shape, fill=known.fill, flag=flag, gate=gate)]
-        arrays = self.bind(eqn, [self.whole(known) for known in knowns])
-        return [Known(array, tuple(array.shape)) for array in arrays]
+    def _where(self, which: Known, otherwise: Known, then: Known, shape: Shape) -> Known:
+        rank = len(shape)
+        mask = which.spread(rank)
+        value = self.xp.where(mask, then.spread(rank), otherwise.spread(rank))
+        fills = (otherwise.fill, then.fill)
+        mask = mask if fills == (0, 1) else ~mask if fills == (1, 0) else None
+        return Known(value, shape, mask=mask)
 
-    # ---- rules for one earlier leaf ----------------------------------------------------------
+    def whole(self, known: Known) -> Any:
+        """The array of a Known in its full shape."""
+        return self.xp.broadcast_to(known.spread(len(known.shape)), known.shape)
 
-    def _scale(self, state: Linear, by: Known) -> Linear | Known | None:
-        shape, dims = _joined(state, by.shape)
-        if by.fill == 0:
-            return self._zeros(by.value, shape)
-        scaled = dataclasses.replace(
-            state, shape=shape, dims=dims, offset=self.multiply(state.offset, by)
-        )
+    # ---- functions of one earlier leaf -------------------------------------------------------
+
+    def _of_earlier(self, eqn: Any, operands: Sequence[Value]) -> Value:
+        """The result of an equation on functions of earlier leaves."""
+        opaque = [operand for operand in operands if isinstance(operand, Opaque)]
+        states = [operand for operand in operands if isinstance(operand, State)]
+        leaves = frozenset(state.leaf for state in states).union(*(o.leaves for o in opaque))
+        if opaque:
+            return Opaque(leaves, opaque[0].reason)
+        name = eqn.primitive.name
+        if name == "custom_jvp_call":
+            name = eqn.params["call_jaxpr"].jaxpr.debug_info.func_name
+        if name in evaluation.ELEMENTWISE or name == "logaddexp":
+            shape = tuple(eqn.outvars[0].aval.shape)
+            operands = [
+                operand.fit(shape) if isinstance(operand, Known) else broadcast(operand, shape)
+                for operand in operands
+                if not isinstance(operand, Opaque)
+            ]
+        rule = self._RULES.get(name)
+        result = rule(self, eqn, *operands) if rule and len(leaves) == 1 else None
+        if result is None:
+            types = ", ".join(atom.aval.str_short() for atom in eqn.invars)
+            which = " and ".join(map(str, sorted(leaves)))
+            return Opaque(leaves, f"{name}({types}) of the earlier element's leaf {which} is not"
+                          " linear in it")  # fmt: skip
+        return result
+
+    def _scale(self, state: Linear, by: Known) -> Linear | None:
+        shape = state.shape
+        offset = state.offset and self._multiply(state.offset, by, shape)
+        scaled = dataclasses.replace(state, offset=offset)
         if by.fill == 1:
             return scaled
-        rank = len(shape)
-        cut = by.gate
-        if cut is None and by.flag is not None:
-            cut = ~by.flag
-        if cut is not None:
-            return dataclasses.replace(scaled, reset=self._either(scaled.reset, cut, rank))
+        if by.mask is not None:
+            return dataclasses.replace(scaled, reset=self._either(state.reset, ~by.mask))
         if state.matrix is None:
-            coefficient = self.multiply(state.coefficient, by) or by
-            return dataclasses.replace(scaled, coefficient=coefficient)
-        factor = _in_leaf_order(self.spread(by, rank), dims, state.matrix.ndim - 1)
-        if factor is None or any(
-            n > 1 and state.matrix.shape[axis] == 1 for axis, n in enumerate(factor.shape)
-        ):
+            factor = by
+            if state.coefficient is not None:
+                factor = self._multiply(state.coefficient, by, shape)
+            return dataclasses.replace(scaled, coefficient=factor)
+        rows = in_leaf_order(by.value, state.dims, self.ranks[state.leaf])
+        matrix = state.matrix.value
+        if rows is None or _wider(rows.shape, matrix.shape):
             return None
-        return dataclasses.replace(scaled, matrix=state.matrix * factor[..., None])
+        matrix = dataclasses.replace(state.matrix, value=matrix * rows[..., None])
+        return dataclasses.replace(scaled, matrix=matrix)
 
-    def _either(self, a: Any, b: Any, rank: int) -> Any:
-        b = b if b.ndim == rank else b.reshape((1,) * rank)
-        return b if a is None else self.xp.logical_or(a, b)
+    def _either(self, a: Any, b: Any) -> Any:
+        return b if a is None else a | b
 
-    def _mul(self, eqn, x, y):
-        state, by = (x, y) if isinstance(x, Linear) else (y, x)
-        return self._scale(state, by) if isinstance(by, Known) else None
+    def _mul(self, eqn: Any, x: Any, y: Any) -> Value | None:
+        state, by = (y, x) if isinstance(x, Known) else (x, y)
+        ready = isinstance(state, Linear) and isinstance(by, Known)
+        return self._scale(state, by) if ready else None
 
-    def _div(self, eqn, x, y):
-        if not isinstance(y, Known):
+    def _div(self, eqn: Any, x: Any, y: Any) -> Value | None:
+        if not isinstance(x, Linear) or not isinstance(y, Known) or not _is_inexact(eqn):
             return None
-        one = dataclasses.replace(y, value=1 / y.value, fill=None, flag=None, gate=None, leaf=None)
-        return self._scale(x, one)
+        return self._scale(x, Known(1 / y.value, y.shape))
 
-    def _neg(self, eqn, x):
+    def _neg(self, eqn: Any, x: Any) -> Linear | None:
+        if not isinstance(x, Linear):
+            return None
         minus = self.xp.asarray(-1, eqn.outvars[0].aval.dtype if self.xp is jnp else None)
-        return self._scale(x, Known(minus, (), fill=-1))
+        return self._scale(x, Known(minus, (), fill=-1).fit(x.shape))
 
-    def _add(self, eqn, x, y):
+    def _add(self, eqn: Any, x: Any, y: Any) -> Value | None:
         if isinstance(x, Linear) and isinstance(y, Linear):
             return self._sum(x, y)
-        state, other = (x, y) if isinstance(x, Linear) else (y, x)
-        shape, dims = _joined(state, other.shape)
-        offset = self.add(state.offset, other)
-        return dataclasses.replace(state, shape=shape, dims=dims, offset=offset)
+        state, other = (y, x) if isinstance(x, Known) else (x, y)
+        if not isinstance(state, Linear):
+            return None
+        if state.offset is not None:
+            other = self._plus(state.offset, other, state.shape)
+        return dataclasses.replace(state, offset=other)
 
     def _sum(self, x: Linear, y: Linear) -> Linear | None:
         """Two terms in the same leaf: the coefficients add up."""
-        if x.matrix is not None or y.matrix is not None or x.dims != y.dims or x.shape != y.shape:
+        if x.matrix or y.matrix or x.dims != y.dims or x.shape != y.shape:
             return None
-        coefficient = self._combine("add", self._effective(x), self._effective(y))
-        return Linear(x.leaf, x.shape, x.dims, coefficient, offset=self.add(x.offset, y.offset))
+        coefficient = self._plus(self._effective(x), self._effective(y), x.shape)
+        offset = x.offset or y.offset
+        if x.offset is not None and y.offset is not None:
+            offset = self._plus(x.offset, y.offset, x.shape)
+        return Linear(x.leaf, x.shape, x.dims, coefficient, offset=offset)
 
     def _effective(self, state: Linear) -> Known:
         """The coefficient with the reset in it."""
-        one = self.xp.ones((1,) * len(state.shape))
-        factor = state.coefficient or Known(one, state.shape)
+        one = self.xp.ones((1,) * len(state.shape), np.int32)
+        factor = state.coefficient or Known(one, state.shape, fill=1)
         if state.reset is None:
             return factor
-        value = self.spread(factor, len(state.shape))
-        return Known(self.xp.where(state.reset, self.xp.zeros((), value.dtype), value), state.shape)
+        return Known(self.xp.where(state.reset, 0, factor.value), state.shape)
 
-    def _sub(self, eqn, x, y):
-        if isinstance(y, Linear):
-            negative = self._neg(eqn, y)
-            return self._add(eqn, x, negative) if isinstance(negative, Linear) else None
-        return self._add(eqn, x, self._combine("negative", y))
+    def _sub(self, eqn: Any, x: Any, y: Any) -> Value | None:
+        negative = Known(-y.value, y.shape) if isinstance(y, Known) else self._neg(eqn, y)
+        return negative and self._add(eqn, x, negative)
 
-    def _select(self, eqn, which, *cases):
+    def _select(self, eqn: Any, which: Any, *cases: Any) -> Value | None:
         """A case without the state is a reset, to that case."""
         if len(cases) != 2 or not isinstance(which, Known) or which.value.dtype != bool:
             return None
-        shape = tuple(eqn.outvars[0].aval.shape)
-        mask = self.spread(which, len(shape))
-        if all(isinstance(case, Linear) for case in cases):
+        mask = which.spread(len(cases[0].shape))
+        if isinstance(cases[0], Linear) and isinstance(cases[1], Known):
+            (state, other), cut = cases, mask
+        elif isinstance(cases[0], Known) and isinstance(cases[1], Linear):
+            (other, state), cut = cases, ~mask
+        else:
             return None
-        forgotten = isinstance(cases[1], Known)
-        state, other = cases if forgotten else cases[::-1]
-        if not isinstance(state, Linear) or state.shape != shape:
-            return None
-        cut = mask if forgotten else ~mask
-        kept = state.offset or self._zeros(other.value, shape)
-        picked = (kept, other) if forgotten else (other, kept)
-        offset = self._zeros(other.value, shape)
-        if not kept.fill == other.fill == 0:
-            offset = self._combine("where", which, picked[1], picked[0])
-        reset = self._either(state.reset, cut, len(shape))
-        return dataclasses.replace(
-            state, reset=reset, offset=dataclasses.replace(offset, shape=shape)
-        )
+        offset = None
+        if not (other.fill == 0 and (state.offset is None or state.offset.fill == 0)):
+            kept = state.offset or Known(self.xp.zeros((), other.value.dtype), (), fill=0)
+            offset = self._where(Known(cut, state.shape), kept, other, state.shape)
+        reset = self._either(state.reset, cut)
+        return dataclasses.replace(state, reset=reset, offset=offset)
 
-    def _convert(self, eqn, x):
+    def _convert(self, eqn: Any, x: Any) -> Value | None:
         source, to = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
-        if isinstance(x, Monoid):
+        if isinstance(x, Monoid | Truth) or source == to:
             return x
-        keeps = jnp.issubdtype(to, jnp.inexact) or (source == to)
-        if jnp.issubdtype(source, jnp.complexfloating) and not jnp.issubdtype(
-            to, jnp.complexfloating
-        ):
-            return None
-        if not keeps or source == jnp.bool_:
+        narrower = jnp.issubdtype(source, np.complexfloating) and not jnp.issubdtype(
+            to, np.complexfloating
+        )
+        if narrower or source == np.bool_ or not jnp.issubdtype(to, np.inexact):
             return None
 
         def cast(known: Known | None) -> Known | None:
-            if known is None:
-                return None
-            (value,) = self.bind(eqn, [known.value])
-            return dataclasses.replace(known, value=value)
+            return known and dataclasses.replace(known, value=self.bind(eqn, [known.value])[0])
 
-        matrix = None if x.matrix is None else self.bind(eqn, [x.matrix])[0]
+        matrix = x.matrix and dataclasses.replace(
+            x.matrix, value=self.bind(eqn, [x.matrix.value])[0]
+        )
         return dataclasses.replace(
             x, coefficient=cast(x.coefficient), offset=cast(x.offset), matrix=matrix
         )
 
-    def _move(self, eqn, x):
+    def _move(self, eqn: Any, x: Any) -> Value | None:
         shape = tuple(eqn.outvars[0].aval.shape)
-        axes = _moved_axes(eqn.primitive.name, eqn.params, x.shape, shape)
-        if axes is None:
+        to = targets(eqn.primitive.name, eqn.params, x.shape, shape)
+        if to is None:
             return None
         dims: list[int | None] = [None] * len(shape)
-        for source, target in enumerate(axes):
-            if target is not None:
-                dims[target] = x.dims[source]
+        for axis, target in enumerate(to):
+            if target is not None and x.shape[axis] == shape[target]:
+                dims[target] = x.dims[axis]
+        moved = dataclasses.replace(x, shape=shape, dims=tuple(dims))
 
-        def known(part: Known | None) -> Known | None:
-            if part is None:
-                return None
-            value = _move(self.spread(part, len(x.shape)), axes, shape)
-            return Known(value, shape, fill=part.fill)
+        def known(part: Known) -> Known:
+            return Known(move(part.value, to, len(shape)), shape, part.fill)
 
         if isinstance(x, Monoid):
-            return dataclasses.replace(x, shape=shape, dims=tuple(dims), operand=known(x.operand))
+            return dataclasses.replace(moved, operand=known(x.operand))
+        if isinstance(x, Truth):
+            return moved
         return dataclasses.replace(
-            x,
-            shape=shape,
-            dims=tuple(dims),
-            coefficient=known(x.coefficient),
-            reset=None if x.reset is None else _move(x.reset, axes, shape),
-            offset=known(x.offset),
+            moved,
+            coefficient=x.coefficient and known(x.coefficient),
+            reset=None if x.reset is None else move(x.reset, to, len(shape)),
+            offset=x.offset and known(x.offset),
         )
 
-    def _dot(self, eqn, lhs, rhs):
+    def _dot(self, eqn: Any, lhs: Any, rhs: Any) -> Linear | None:
         """A product with a matrix of the later element, from either side."""
-        (contract, batch) = eqn.params["dimension_numbers"]
-        if isinstance(lhs, Linear) and isinstance(rhs, Linear):
+        contract, batch = eqn.params["dimension_numbers"]
+        side = 0 if isinstance(lhs, Linear) else 1
+        state, factor = (lhs, rhs) if side == 0 else (rhs, lhs)
+        if not isinstance(state, Linear) or not isinstance(factor, Known):
             return None
-        of_state = 0 if isinstance(lhs, Linear) else 1
-        state, factor = (lhs, rhs) if of_state == 0 else (rhs, lhs)
-        (in_state,), (in_factor,) = (
-            (contract[of_state], contract[1 - of_state])
-            if len(contract[0]) == 1
-            else ((None,), (None,))
-        )
-        batch_state, batch_factor = batch[of_state], batch[1 - of_state]
-        free = [
-            axis
-            for axis in range(len(factor.shape))
-            if axis != in_factor and axis not in batch_factor
-        ]
-        if in_state is None or state.matrix is not None or len(free) != 1:
+        if state.matrix is not None or len(contract[0]) != 1:
             return None
-        contracted = state.dims[in_state]
-        of_batch = [state.dims[axis] for axis in batch_state]
-        if contracted is None or None in of_batch:
+        (inner,), (column,) = contract[side], contract[1 - side]
+        lead, lead_of_factor = batch[side], batch[1 - side]
+        rows = [i for i in range(len(factor.shape)) if i != column and i not in lead_of_factor]
+        contracted = state.dims[inner]
+        of_lead = [state.dims[i] for i in lead]
+        if len(rows) != 1 or contracted is None or None in of_lead:
             return None
-        columns = [a for a in range(len(state.shape)) if a != in_state and a not in batch_state]
-        rows_first = of_state == 1
-        kept = [state.dims[axis] for axis in columns]
-        dims = (*of_batch, *([contracted, *kept] if rows_first else [*kept, contracted]))
 
-        # The matrix with the axes of the leaf, rows where it contracts, and columns last.
         rank = self.ranks[state.leaf]
-        value = self.spread(factor, len(factor.shape)).transpose(
-            (*batch_factor, free[0], in_factor)
-        )
-        rows, inner = factor.shape[free[0]], factor.shape[in_factor]
-        value = self.xp.broadcast_to(value, (*value.shape[:-2], rows, inner))
-        by_axis = dict(zip((*of_batch, contracted), range(value.ndim - 1), strict=True))
-        value = value.transpose((*(by_axis[axis] for axis in sorted(by_axis)), value.ndim - 1))
-        extents = [1] * rank
-        for position, axis in enumerate(sorted(by_axis)):
-            extents[axis] = value.shape[position]
-        matrix = value.reshape((*extents, inner))
-
+        value = factor.value.transpose((*lead_of_factor, *rows, column))
+        extents = (*value.shape[:-2], factor.shape[rows[0]], factor.shape[column])
+        value = move(self.xp.broadcast_to(value, extents), (*of_lead, contracted, rank), rank + 1)
         if state.coefficient is not None:
-            before = self.spread(state.coefficient, len(state.shape))
-            scale = _in_leaf_order(before, state.dims, rank)
-            if scale is None or any(
-                n > 1 and axis != contracted and matrix.shape[axis] == 1
-                for axis, n in enumerate(scale.shape)
-            ):
+            scale = in_leaf_order(state.coefficient.value, state.dims, rank)
+            if scale is None or _wider(scale.shape, value.shape):
                 return None
-            columns_of = self.xp.moveaxis(scale[..., None], contracted, -1)[..., 0, :]
-            matrix = matrix * self.xp.expand_dims(columns_of, contracted)
-        reset = None
-        if state.reset is not None:
-            if any(state.reset.shape[axis] > 1 for axis in (in_state, *columns)):
-                return None
-            kept_axes = [state.reset.shape[axis] for axis in batch_state]
-            reset = state.reset.transpose((*batch_state, in_state, *columns)).reshape(
-                (*kept_axes, *[1] * (1 + len(columns)))
-            )
-        shape = tuple(eqn.outvars[0].aval.shape)
-        offset = state.offset
-        if offset is not None and offset.fill == 0:
-            offset = self._zeros(offset.value, shape)
-        elif offset is not None:
-            pair = (offset, factor) if of_state == 0 else (factor, offset)
-            offset = Known(self.bind(eqn, [self.whole(known) for known in pair])[0], shape)
-        return Linear(
-            state.leaf, shape, dims, None, reset, offset, matrix=matrix, contracted=contracted
-        )
+            value = value * self.xp.swapaxes(scale[..., None], contracted, -1)
 
-    def _monoid(self, eqn, x, y):
-        state, other = (x, y) if isinstance(y, Known) else (y, x)
-        name = {"custom_jvp_call": "logaddexp"}.get(eqn.primitive.name, eqn.primitive.name)
+        kept = [i for i in range(len(state.shape)) if i != inner and i not in lead]
+        others = [state.dims[i] for i in kept]
+        dims = (*of_lead, *((*others, contracted) if side == 0 else (contracted, *others)))
+        shape = tuple(eqn.outvars[0].aval.shape)
+        reset = state.reset
+        if reset is not None:
+            if any(reset.shape[i] > 1 for i in (inner, *kept)):
+                return None
+            reset = reset.transpose((*lead, inner, *kept))
+        offset = state.offset
+        if offset is not None:
+            pair = (offset, factor) if side == 0 else (factor, offset)
+            offset = Known(self.bind(eqn, [self.whole(known) for known in pair])[0], shape)
+        return Linear(state.leaf, shape, dims, None, Matrix(value, contracted), reset, offset)
+
+    def _monoid(self, eqn: Any, x: Any, y: Any) -> Monoid | None:
+        state, other = (y, x) if isinstance(x, Known) else (x, y)
+        name = eqn.primitive.name
         if not isinstance(other, Known):
             return None
         if name in ("or", "and") and other.value.dtype != bool:
             return None
-        if isinstance(state, Linear) and state.bare and state.shape == other.shape:
+        if isinstance(state, Truth) or (isinstance(state, Linear) and state.bare):
+            name = "logaddexp" if name == "custom_jvp_call" else name
             return Monoid(state.leaf, state.shape, state.dims, name, other)
-        if isinstance(state, Monoid) and state.operand is None and state.shape == other.shape:
-            return dataclasses.replace(state, name=name, operand=other)
         return None
 
-    def _not_zero(self, eqn, x, y):
-        state, other = (x, y) if isinstance(y, Known) else (y, x)
-        if isinstance(state, Linear) and state.bare and other.fill == 0:
-            return Monoid(state.leaf, state.shape, state.dims, "or", None)
+    def _not_zero(self, eqn: Any, x: Any, y: Any) -> Truth | None:
+        state, other = (y, x) if isinstance(x, Known) else (x, y)
+        bare = isinstance(state, Linear) and state.bare
+        if bare and isinstance(other, Known) and other.fill == 0:
+            return Truth(state.leaf, state.shape, state.dims)
         return None
 
-    def _copy(self, eqn, x):
+    def _copy(self, eqn: Any, x: Any) -> Value:
         return x
 
     _RULES: dict[str, Callable[..., Value | None]] = {
@@ -476,6 +411,7 @@ class Interpreter:
         "div": _div,
         "dot_general": _dot,
         "expand_dims": _move,
+        "logaddexp": _monoid,
         "max": _monoid,
         "min": _monoid,
         "mul": _mul,
@@ -488,111 +424,13 @@ class Interpreter:
         "sub": _sub,
         "transpose": _move,
     }
-
-    # ---- interpretation ----------------------------------------------------------------------
-
-    def run(self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Value]) -> list[Value]:
-        """The results of a jaxpr on Values."""
-        variables = (*jaxpr.constvars, *jaxpr.invars)
-        values = dict(zip(variables, (*map(self.constant, consts), *operands), strict=True))
-
-        def read(atom: Any) -> Value:
-            return self.constant(atom.val) if hasattr(atom, "val") else values[atom]
-
-        for eqn in jaxpr.eqns:
-            results = self._equation(eqn, [read(atom) for atom in eqn.invars])
-            values.update(zip(eqn.outvars, results, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
-
-    def _equation(self, eqn: Any, operands: Sequence[Value]) -> Sequence[Value]:
-        name = eqn.primitive.name
-        if name in evaluation.CALLS and not name.startswith("custom"):
-            inner = eqn.params[evaluation.CALLS[name]]
-            return self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
-        knowns = [operand for operand in operands if isinstance(operand, Known)]
-        if len(knowns) == len(operands):
-            return self._known(eqn, knowns)
-        leaves = frozenset[int]().union(
-            *(
-                operand.leaves if isinstance(operand, Opaque) else {operand.leaf}
-                for operand in operands
-                if not isinstance(operand, Known)
-            )
-        )
-        former = next((operand for operand in operands if isinstance(operand, Opaque)), None)
-        result = None
-        if former is None and len(leaves) == 1:
-            rule = self._RULES.get(name)
-            if name == "custom_jvp_call" and _called(eqn) == "logaddexp":
-                rule = Interpreter._monoid
-            if rule in (Interpreter._move, Interpreter._convert, Interpreter._monoid) or all(
-                isinstance(operand, Known | Linear) for operand in operands
-            ):
-                result = rule and rule(self, eqn, *operands)
-        if result is None:
-            reason = former.reason if former else _reason(name, eqn, leaves)
-            result = Opaque(leaves, reason)
-        return [result] * len(eqn.outvars)
+    """By the name of a primitive, or of a function with a derivative of its own."""
 
 
-def _called(eqn: Any) -> str:
-    """The name of the function that an equation calls."""
-    return eqn.params["call_jaxpr"].jaxpr.debug_info.func_name
+def _is_inexact(eqn: Any) -> bool:
+    return jnp.issubdtype(eqn.outvars[0].aval.dtype, np.inexact)
 
 
-def _reason(name: str, eqn: Any, leaves: frozenset[int]) -> str:
-    types = ", ".join(str(atom.aval.str_short()) for atom in eqn.invars)
-    which = " and ".join(str(leaf) for leaf in sorted(leaves))
-    return f"{name}({types}) of the earlier element's leaf {which} is not linear in it"
-
-
-def _joined(state: Linear, other: Shape) -> tuple[Shape, tuple[int | None, ...]]:
-    """The shape of a state with an operand, and its axes."""
-    shape = tuple(np.broadcast_shapes(state.shape, other))
-    return shape, (None,) * (len(shape) - len(state.dims)) + state.dims
-
-
-def _moved_axes(name: str, params: Any, source: Shape, shape: Shape) -> list[int | None] | None:
-    """Where each axis goes in an operation that moves axes; None where it is not one.
-
-    An axis of extent 1 may vanish (None in the list).
-    """
-    if name == "broadcast_in_dim":
-        return list(params["broadcast_dimensions"])
-    if name == "transpose":
-        order = list(params["permutation"])
-        return [order.index(axis) for axis in range(len(order))]
-    if name not in ("reshape", "squeeze", "expand_dims"):
-        return None
-    if [n for n in source if n != 1] != [n for n in shape if n != 1]:
-        return None
-    wide = iter([axis for axis, n in enumerate(shape) if n != 1])
-    return [next(wide) if n != 1 else None for n in source]
-
-
-def _move(array: Any, axes: Sequence[int | None], shape: Shape) -> Any:
-    """Move the axes of an array, each of whose extents is that of `shape` or 1."""
-    if array.ndim == 0:
-        return array.reshape((1,) * len(shape))
-    kept = [axis for axis, target in enumerate(axes) if target is not None]
-    order = sorted(kept, key=lambda axis: axes[axis] or 0)
-    dropped = [axis for axis in range(array.ndim) if axis not in kept]
-    array = array.transpose((*order, *dropped))
-    extents = [1] * len(shape)
-    for position, axis in enumerate(order):
-        extents[axes[axis] or 0] = array.shape[position]
-    return array.reshape(extents)
-
-
-def _in_leaf_order(array: Any, dims: Sequence[int | None], rank: int) -> Any:
-    """Move an array from the axes of a value to those of its leaf; None where one has no place."""
-    if any(n > 1 and dim is None for n, dim in zip(array.shape, dims, strict=True)):
-        return None
-    placed = [axis for axis, dim in enumerate(dims) if dim is not None]
-    order = sorted(placed, key=lambda axis: dims[axis] or 0)
-    others = [axis for axis in range(array.ndim) if axis not in placed]
-    array = array.transpose((*order, *others))
-    extents = [1] * rank
-    for position, axis in enumerate(order):
-        extents[dims[axis] or 0] = array.shape[position]
-    return array.reshape(extents)
+def _wider(factor: Shape, matrix: Shape) -> bool:
+    """Whether a factor of a matrix varies along an axis of the leaf that the matrix does not."""
+    return any(n > 1 and m == 1 for n, m in zip(factor, matrix, strict=False))
