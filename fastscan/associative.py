@@ -153,11 +153,16 @@ class _Operator:
 
     def check(self) -> None:
         """Compare the recurrences with the operator on random numbers, or raise Unrecognised."""
-        text = str(self.closed)
         constants = evaluation.constants(self.closed)
         if any(map(evaluation.is_key, (*constants, *self.closed.in_avals))):
             raise Unrecognised("fn uses random keys")
-        digest = hashlib.sha256(f"{self.axis} {text}".encode())
+        # Another number of elements shows whether `fn` does the same for every number of them.
+        few = 4 if self.count != 4 else 5
+        small = self.retrace(few)
+        texts = [_shape_of(str(closed), self.count, few) for closed in (self.closed, small)]
+        if texts[0] != texts[1]:
+            raise Unrecognised(f"fn does not do the same for {self.count} and for {few} elements")
+        digest = hashlib.sha256(f"{self.axis} {self.closed}".encode())
         for constant in constants:
             if not isinstance(constant, Tracer):
                 digest.update(np.asarray(constant).tobytes())
@@ -165,24 +170,9 @@ class _Operator:
         if key not in _checked:
             if len(_checked) >= 4096:
                 _checked.clear()
-            _checked[key] = self._doubt(text)
+            _checked[key] = _doubt(small, self.axis)
         if _checked[key] is not None:
             raise Unrecognised(_checked[key])
-
-    def _doubt(self, text: str) -> str | None:
-        """Why the operator is not the recurrences found in it, or None."""
-        few = 4 if self.count != 4 else 5
-        try:
-            small = self.retrace(few)
-            if _shape_of(text, self.count, few) != _shape_of(str(small), self.count, few):
-                return f"fn does not do the same for {self.count} and for {few} elements"
-            with np.errstate(all="ignore"):
-                return _disagreement(small, self.axis)
-        except (Unrecognised, evaluation.Unknown) as error:
-            return str(error)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            # What NumPy cannot do with a jaxpr of another's making is no reason to fail.
-            return f"the check failed: {error}"
 
 
 _checked: dict[bytes, str | None] = {}
@@ -211,6 +201,18 @@ def _draw(rng: np.random.Generator, aval: Any, positive: bool, flag: bool = Fals
         return rng.integers(0 if positive or dtype.kind == "u" else -3, 4, aval.shape).astype(dtype)
     draws = rng.uniform(0.1, 0.9, aval.shape) if positive else rng.normal(0, 0.7, aval.shape)
     return draws + 1j * rng.normal(0, 0.7, aval.shape) if dtype.kind == "c" else draws
+
+
+def _doubt(closed: Any, axis: int) -> str | None:
+    """Why the operator is not the recurrences found in it, or None."""
+    try:
+        with np.errstate(all="ignore"):
+            return _disagreement(closed, axis)
+    except (Unrecognised, evaluation.Unknown) as error:
+        return str(error)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # What NumPy cannot do with a jaxpr of another's making is no reason to fail.
+        return f"the check failed: {error}"
 
 
 def _disagreement(closed: Any, axis: int) -> str | None:

@@ -262,7 +262,9 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
             for inner in called_by(equation):
                 visit(getattr(inner, "jaxpr", inner))
 
-    visit(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
+    # As a function of its own, which JAX has not traced before: `patch` may be active only now.
+    traced = jax.make_jaxpr(lambda *args, **kwargs: function(*args, **kwargs))(*args, **kwargs)
+    visit(traced.jaxpr)
     return Explanation(tuple(rows))
 
 
