@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,9 +71,8 @@ def arrays(size: Size) -> tuple[jax.Array, jax.Array]:
 
 def _memax(name: str) -> Callable[[Size], tuple[Any, Loss]]:
     def build(size: Size) -> tuple[Any, Loss]:
-        from memax.equinox.train_utils import get_residual_memory_model
-
-        model = get_residual_memory_model(
+        memax = importlib.import_module("memax.equinox.train_utils")
+        model = memax.get_residual_memory_model(
             name, size.channels, size.channels, 4, size.layers, key=jax.random.key(0)
         )
         params, static = eqx.partition(model, eqx.is_inexact_array)
@@ -89,9 +89,8 @@ def _memax(name: str) -> Callable[[Size], tuple[Any, Loss]]:
 
 
 def _gated_linear_rnn(size: Size) -> tuple[Any, Loss]:
-    from flax_gated_linear_rnn import GatedLinearRNN
-
-    layer = GatedLinearRNN(size.channels, size.channels)
+    package = importlib.import_module("flax_gated_linear_rnn")
+    layer = package.GatedLinearRNN(size.channels, size.channels)
     x = jnp.zeros((1, 1, size.channels))
     params = [layer.init(key, x) for key in jax.random.split(jax.random.key(0), size.layers)]
 
@@ -106,9 +105,8 @@ def _gated_linear_rnn(size: Size) -> tuple[Any, Loss]:
 
 def _rnn_jax(name: str) -> Callable[[Size], tuple[Any, Loss]]:
     def build(size: Size) -> tuple[Any, Loss]:
-        from rnn_jax.ssm import LinearRecurrentUnit, SimplifiedStateSpaceLayer
-
-        kind = {"LRU": LinearRecurrentUnit, "S5": SimplifiedStateSpaceLayer}[name]
+        ssm = importlib.import_module("rnn_jax.ssm")
+        kind = {"LRU": ssm.LinearRecurrentUnit, "S5": ssm.SimplifiedStateSpaceLayer}[name]
         n = size.channels
         keys = jax.random.split(jax.random.key(0), size.layers)
         params, static = eqx.partition(

@@ -300,7 +300,7 @@ class patch(contextlib.ContextDecorator):  # noqa: N801
     def __enter__(self) -> patch:
         with patch._lock:
             if not patch.active:
-                _replace(_original, _patched)
+                substitute(_original, _patched)
             patch.active.append(self)
         return self
 
@@ -308,10 +308,11 @@ class patch(contextlib.ContextDecorator):  # noqa: N801
         with patch._lock:
             patch.active.remove(self)
             if not patch.active:
-                _replace(_patched, _original)
+                substitute(_patched, _original)
 
 
-def _replace(old: Callable[..., Any], new: Callable[..., Any]) -> None:
+def substitute(old: Callable[..., Any], new: Callable[..., Any]) -> None:
+    """Put one function in the place of another in all modules that have it under any name."""
     for home, module in list(sys.modules.items()):
         # JAX's own sums are built on its scan, and so are our fallbacks.
         if home != "jax.lax" and home.split(".")[0] in ("jax", "fastscan"):
