@@ -63,11 +63,15 @@ $(VENV)/.installed-demo: $(BIN)/python $(BUILD_INPUTS)
 	touch $@
 
 $(VENV)/.installed-test: $(BIN)/python $(BUILD_INPUTS)
-	$(BIN)/python -m pip install -e '.[train,bench,test,gpu-test]'
+	$(BIN)/python -m pip install -e '.[train,bench,test,gpu-test,dropin]'
 	# Lowering for CUDA takes the plugin, 7 MB; the 120 MB that it depends on are for running.
 	if $(BIN)/python -m pip show --quiet jax-triton; then \
 		version=$$($(BIN)/python -c 'import jaxlib; print(jaxlib.__version__)') && \
 		$(BIN)/python -m pip install --no-deps jax-cuda13-plugin==$$version; fi
+	# It asks for PyTorch, for data sets that no test reads; on 3.11 it is a syntax error.
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then \
+		$(BIN)/python -m pip install --no-deps rnn-jax==0.0.2; \
+	fi
 	touch $@ $(VENV)/.installed-demo
 
 FORCE:

@@ -12,8 +12,10 @@ import tyro
 class Bench:
     """Time a family of recurrences against what JAX offers, each case behind a correctness gate."""
 
-    family: tyro.conf.Positional[Literal["linear", "matrix", "selective", "attention"]] = "linear"
-    """The family of recurrences."""
+    family: tyro.conf.Positional[
+        Literal["linear", "matrix", "selective", "attention", "dropin"]
+    ] = "linear"
+    """The family of recurrences; or the models of published packages under `fastscan.patch()`."""
     quick: bool = False
     """A few cases and few repetitions: under a minute."""
     cases: tuple[str, ...] = ()
@@ -32,6 +34,8 @@ class Bench:
 
         Exits with 1 where there is nothing to measure, or where a measurement failed.
         """
+        if self.family == "dropin":
+            return self._dropin()
         # Imported here so that `fastscan --help` neither needs the extra nor waits for it.
         from fastscan.bench import plot, table
         from fastscan.bench.cases import select
@@ -65,6 +69,27 @@ class Bench:
         print(f"\ncompile forward and backward\n\n{compiles}")
         if results.failures:
             sys.exit(f"{len(results.failures)} measurements failed and report no time.")
+
+    def _dropin(self) -> None:
+        import fastscan
+        from fastscan.bench import dropin, environment
+        from fastscan.bench.packages import Size
+
+        fastscan.keep_freed_memory()
+        size = Size(steps=64, layers=1) if self.quick else Size()
+        try:
+            results = dropin.run(size, 3 if self.quick else 15, self.cases)
+        except ValueError as error:
+            sys.exit(f"fastscan bench: {error}")
+        path = self.output or self._default_output(environment.device())
+        dropin.write(path, results, size)
+        dropin.draw(results, size).savefig(path.with_suffix(".png"), dpi=120, format="png")
+        print(f"Wrote {path} and {path.with_suffix('.png')}\n\n{dropin.table(results)}")
+        failures = [result for result in results if result.failure is not None]
+        for result in failures:
+            print(f"{result.package} {result.model}: {result.failure}")
+        if failures:
+            sys.exit(f"{len(failures)} models failed and report no time.")
 
     def _default_output(self, device: str) -> Path:
         from fastscan.bench.environment import checkout, slug

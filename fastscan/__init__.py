@@ -7,6 +7,7 @@
 """
 
 from fastscan import reference
+from fastscan.associative import associative_scan, patch
 from fastscan.attention import AttentionState, linear_attention
 from fastscan.dispatch import explain, export_checks, implementations
 from fastscan.linear import linear_scan
@@ -22,6 +23,7 @@ __all__ = [
     "AttentionState",
     "HouseholderProduct",
     "LowRank",
+    "associative_scan",
     "explain",
     "export_checks",
     "implementations",
@@ -29,6 +31,7 @@ __all__ = [
     "linear_attention",
     "linear_scan",
     "matrix_scan",
+    "patch",
     "reference",
     "selective_scan",
 ]

@@ -61,6 +61,9 @@ class Implementation:
 
 ANYWHERE = (*PLATFORMS, "other")
 
+FALLBACK = "associative_scan not recognised: "
+"""How the name of a call of JAX's own scan begins, in whose place no kernel was found."""
+
 
 PLAIN = ("scan", "associative", "chunked")
 """The implementations in plain JAX."""
@@ -261,13 +264,21 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     which one runs, and why each other one declined.
     """
     from fastscan import fused, primitives
+    from fastscan.evaluation import called_by
 
     rows = []
     calls = 0
 
     def visit(jaxpr: Any) -> None:
         nonlocal calls
+        scope = None
         for equation in jaxpr.eqns:
+            last, scope = scope, _fallback_scope(equation)
+            if scope is not None:
+                if scope != last:
+                    calls += 1
+                    rows.append((f"{calls}. {scope}", "all", "jax.lax.associative_scan", None))
+                continue
             home = next(
                 (m for m in (primitives, fused) if equation.primitive in m.PRIMITIVES), None
             )
@@ -284,12 +295,16 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
                         row = implementations()[name]
                         reason = row.declines(case, platform) or (None if wanted else row.reserved)
                         rows.append((label, platform, name, reason))
-            for inner in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
-            ):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    visit(inner)
+            for inner in called_by(equation):
+                visit(getattr(inner, "jaxpr", inner))
 
-    visit(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
+    # As a function of its own, which JAX has not traced before: `patch` may be active only now.
+    traced = jax.make_jaxpr(lambda *args, **kwargs: function(*args, **kwargs))(*args, **kwargs)
+    visit(traced.jaxpr)
     return Explanation(tuple(rows))
+
+
+def _fallback_scope(equation: Any) -> str | None:
+    """The scope of a call of JAX's own scan that an equation stands in, if any."""
+    names = (part.name for part in equation.source_info.name_stack.stack)
+    return next((name for name in names if name.startswith(FALLBACK)), None)

@@ -6,9 +6,10 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from fastscan.kernels import linear
+from fastscan.kernels.associative import associative_scan
 from fastscan.kernels.case import LinearCase, accumulation_dtype
 
 
@@ -62,7 +63,7 @@ def scan(
         carried = jnp.where(flags[0][index], jnp.zeros((), state), carried)
     x_t = x_t.at[index].add(carried)
 
-    _, h, *_ = lax.associative_scan(_compose, (a_t, x_t, *flags), reverse=reverse, axis=axis)
+    _, h, *_ = associative_scan(_compose, (a_t, x_t, *flags), reverse=reverse, axis=axis)
     last = slice(0, 1) if reverse else slice(-1, None)
     return h[(slice(None),) * axis + (last,)], h.astype(x.dtype)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from fastscan.kernels import matrix
+from fastscan.kernels.associative import associative_scan
 from fastscan.kernels.case import FusedCase
 from fastscan.kernels.linear import unbroadcast
 
@@ -71,7 +72,7 @@ def _affine(
             extras = (jnp.broadcast_to(flag, X_t.shape[:-2]),)
             # A reset at the first step of the chunk is not seen by `_compose`.
             A = jnp.broadcast_to(matrix.forget(extras[0], A), (*X_t.shape[:-1], A.shape[-1]))
-        maps = lax.associative_scan(_compose, (A, X_t, *extras))
+        maps = associative_scan(_compose, (A, X_t, *extras))
         past = matrix.forget(maps[2] if extras else None, _times(maps[0], H[None]))
         states = past + maps[1]
         return (states[-1] if len(states) else H), states

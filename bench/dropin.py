@@ -1,0 +1,191 @@
+"""Models of published packages with and without `fastscan.patch()`: ``fastscan bench dropin``.
+
+Three programs for the gradient step of each model: as it is, under `patch()`, and with every scan
+removed (its elements are returned unchanged), which no scan can beat. They are compiled from the
+same code, checked against each other, and timed in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import fastscan
+from fastscan.associative import substitute
+from fastscan.bench import environment
+from fastscan.bench.packages import Model, Size, arrays, models
+from fastscan.bench.table import markdown, seconds
+
+FORMAT = 1
+UNPATCHED, PATCHED, REMOVED = VARIANTS = ("unpatched", "patched", "scan removed")
+TOLERANCE = 1e-3
+"""The largest difference of a gradient, relative to the largest entry of its array."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was measured of one model. A result with a `failure` holds no times."""
+
+    package: str
+    model: str
+    scans: int = 0
+    """Calls of `jax.lax.associative_scan` in the traced step."""
+    not_recognised: tuple[str, ...] = ()
+    """Why, for each of those that ran unchanged."""
+    error: float = 0.0
+    """The largest relative difference of a gradient under `patch()`."""
+    compile: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds to trace and compile, by variant."""
+    samples: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    """Seconds of each step, by variant."""
+    failure: str | None = None
+
+    def median(self, variant: str) -> float:
+        """The median time of a step."""
+        return statistics.median(self.samples[variant])
+
+
+def measure(model: Model, size: Size, repetitions: int) -> Result:
+    """Compile, check and time one model."""
+    try:
+        return _measure(model, size, repetitions)
+    except Exception as error:
+        # A package may fail in any way with a newer JAX; the run goes on, and fails at its end.
+        return Result(model.package, model.name, failure=f"{type(error).__name__}: {error}")
+
+
+def _measure(model: Model, size: Size, repetitions: int) -> Result:
+    params, loss = model.build(size)
+    arguments = (params, *arrays(size))
+    scans = 0
+
+    def removed(fn: Any, elems: Any, reverse: bool = False, axis: int = 0) -> Any:
+        nonlocal scans
+        scans += 1
+        return elems
+
+    calls: dict[str, Callable[..., Any]] = {}
+    took = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        calls[UNPATCHED], took[UNPATCHED] = _compile(loss, arguments)
+        with fastscan.patch(warn=True):
+            calls[PATCHED], took[PATCHED] = _compile(loss, arguments)
+    original = jax.lax.associative_scan
+    substitute(original, removed)
+    try:
+        calls[REMOVED], took[REMOVED] = _compile(loss, arguments)
+    finally:
+        substitute(removed, original)
+
+    expected, actual = (calls[variant](*arguments) for variant in (UNPATCHED, PATCHED))
+    error = max(map(_difference, jax.tree.leaves(actual), jax.tree.leaves(expected)))
+    if not error <= TOLERANCE:
+        raise ValueError(f"under patch() a gradient differs by {error:.1e}")
+    samples: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for turn in range(repetitions):
+        for variant in VARIANTS[turn % 3 :] + VARIANTS[: turn % 3]:
+            start = time.perf_counter()
+            jax.block_until_ready(calls[variant](*arguments))
+            samples[variant].append(round(time.perf_counter() - start, 8))
+    reasons = [str(w.message) for w in caught if "runs unchanged" in str(w.message)]
+    why = tuple(reason.split(": ", 1)[1] for reason in reasons)
+    return Result(model.package, model.name, scans, why, error, took, samples)
+
+
+def _compile(loss: Any, arguments: Any) -> tuple[Callable[..., Any], float]:
+    start = time.perf_counter()
+    # A function of its own, for JAX remembers what it has traced.
+    step = jax.jit(lambda *arguments: jax.value_and_grad(loss)(*arguments))
+    compiled = step.lower(*arguments).compile()
+    return compiled, round(time.perf_counter() - start, 4)
+
+
+def _difference(got: jax.Array, want: jax.Array) -> float:
+    scale = max(float(np.abs(want).max(initial=0)), 1e-6)
+    return float(np.abs(np.asarray(got) - np.asarray(want)).max(initial=0)) / scale
+
+
+def run(size: Size, repetitions: int, names: Sequence[str] = ()) -> list[Result]:
+    """Measure the models of these names ("LRU", "memax LRU"); all by default.
+
+    Raises:
+        ValueError: there is nothing to measure.
+    """
+    installed = models()
+    chosen = [m for m in installed if not names or m.name in names or str(m) in names]
+    if not chosen:
+        known = (
+            ", ".join(map(str, installed)) or "none; install with `pip install fastscan[dropin]`"
+        )
+        raise ValueError(f"No such model. The models of installed packages: {known}.")
+    return [measure(model, size, repetitions) for model in tqdm(chosen)]
+
+
+def write(path: Path, results: Sequence[Result], size: Size) -> None:
+    """Write JSON, with a line for each model."""
+    lines = ",\n".join(json.dumps(dataclasses.asdict(result)) for result in results)
+    header = json.dumps(environment.describe(), indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f'{{"format": {FORMAT},\n"environment": {header},\n'
+        f'"size": {json.dumps(dataclasses.asdict(size))},\n"results": [\n{lines}\n]}}\n'
+    )
+
+
+def table(results: Sequence[Result]) -> str:
+    """A row for each model: its step before and after, compile times, recognised scans."""
+    header = [
+        "model", UNPATCHED, PATCHED, "faster", REMOVED, "÷ removed", "compile", "faster", "scans",
+    ]  # fmt: skip
+    rows = []
+    for result in results:
+        name = f"{result.package} {result.model}"
+        if result.failure is not None:
+            rows.append([name, "no time", *["-"] * (len(header) - 2)])
+            continue
+        before, after, floor = map(result.median, VARIANTS)
+        compiled = result.compile
+        found = result.scans - len(result.not_recognised)
+        rows.append(
+            [
+                name,
+                seconds(before),
+                seconds(after),
+                f"{before / after:.2f}×",
+                seconds(floor),
+                f"{after / floor:.2f}",
+                f"{seconds(compiled[UNPATCHED])} → {seconds(compiled[PATCHED])}",
+                f"{compiled[UNPATCHED] / compiled[PATCHED]:.1f}×",
+                f"{found} of {result.scans}",
+            ]
+        )
+    return markdown(header, rows)
+
+
+def draw(results: Sequence[Result], size: Size) -> Figure:
+    """The steps of all models as bars, and what remains without the scan."""
+    shown = [result for result in results if result.failure is None][::-1]
+    figure = Figure(figsize=(8, 1.5 + 0.5 * len(shown)), layout="constrained")
+    panel = figure.subplots()
+    places = np.arange(len(shown))
+    for shift, variant in zip((0.27, 0.0, -0.27), VARIANTS, strict=True):
+        medians = [1e3 * result.median(variant) for result in shown]
+        panel.barh(places + shift, medians, 0.25, label=variant)
+    panel.set_yticks(places, [f"{result.package} {result.model}" for result in shown])
+    panel.set_xlabel(f"milliseconds for a gradient step: {size}")
+    panel.legend()
+    about = environment.describe()
+    figure.suptitle(f"{about['device']}, {about['cores']} cores, JAX {about['jax']}")
+    return figure

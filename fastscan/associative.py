@@ -1,0 +1,327 @@
+"""`associative_scan`: a drop-in for `jax.lax.associative_scan` that runs kernels where it can.
+
+An operator is traced, recognised (`fastscan.recognition`), checked in NumPy on random numbers
+against the operator itself, and then run as recurrences (`fastscan.recurrences`); whatever is not
+recognised runs as `jax.lax.associative_scan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from fastscan import dispatch, evaluation, recurrences
+from fastscan.kernels.associative import associative_scan as _original
+from fastscan.recognition import Interpreter
+from fastscan.values import Unrecognised
+
+T = TypeVar("T")
+
+
+def associative_scan(
+    fn: Callable[[T, T], T],
+    elems: T,
+    reverse: bool = False,
+    axis: int = 0,
+    *,
+    implementation: str | Sequence[str] | None = None,
+) -> T:
+    """Scan with an associative operator, by a kernel of fastscan where the operator has one.
+
+    s[0] = e[0], s[t] = fn(s[t-1], e[t]); with `reverse` from the last element to the first. The
+    same arguments and results as `jax.lax.associative_scan`, which runs where the operator is not
+    recognised; `fastscan.explain` says which it was and why. Recognised are operators whose every
+    result is, in the earlier element's leaf of the same place,
+
+    - linear, elementwise (h = a * h + x, sums, products, with any function of the later element as
+      a and x) or by a matrix (M2 @ M1, M2 @ X1 + X2, and from the right),
+    - a maximum, minimum, `or`, `and` or `logaddexp` with a function of the later element,
+
+    each also behind a reset (`jnp.where`, or multiplication by a mask), and with coefficients that
+    depend on other leaves of which the same holds. A reset by a boolean mask is a select here: NaN
+    and infinity before it are not seen after it, even where the operator multiplies by the mask.
+
+    Args:
+        fn: The operator: takes two trees like `elems`, with any number of elements along `axis`,
+            and returns one. It has to be associative; one that is not runs as before.
+        elems: A tree of arrays with the same number of elements along `axis`.
+        reverse: Scan from the last element to the first.
+        axis: The axis of the elements.
+        implementation: Which kernels, as in `linear_scan`. None for the automatic choice.
+
+    Returns:
+        A tree like `elems`. Leaves that are not used cost nothing under `jax.jit`.
+
+    Raises:
+        ValueError: shapes, `axis` or `implementation` do not fit.
+        TypeError: `fn` is not callable.
+
+    Blelloch, "Prefix sums and their applications", 1990.
+    """
+    names = dispatch.canonical_names(implementation)
+    leaves, tree = jax.tree.flatten(elems)
+    try:
+        operator = _Operator.trace(fn, leaves, tree, axis)
+        operator.check()
+        states = operator.run(leaves, recurrences.Kernels(operator.axis, bool(reverse), names))
+    except Unrecognised as error:
+        return _fallback(fn, elems, reverse, axis, str(error))
+    return jax.tree.unflatten(tree, states)
+
+
+def _fallback(fn: Any, elems: Any, reverse: bool, axis: int, reason: str) -> Any:
+    """JAX's own scan, under a name that `explain` finds in the jaxpr."""
+    if any(active.warn for active in patch.active):
+        warnings.warn(f"jax.lax.associative_scan runs unchanged: {reason}", stacklevel=4)
+    with jax.named_scope(dispatch.FALLBACK + reason):
+        return _original(fn, elems, reverse=reverse, axis=axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Operator:
+    """An operator, traced on some number of pairs of elements."""
+
+    closed: Any
+    axis: int
+    count: int
+    retrace: Callable[[int], Any]
+    """Traces it on another number of pairs."""
+
+    @staticmethod
+    def trace(fn: Any, leaves: list[Any], tree: Any, axis: int) -> _Operator:
+        """Trace `fn`, or raise Unrecognised where JAX's scan has to say what is wrong."""
+        if not callable(fn):
+            raise TypeError(f"fn has to be callable, got {type(fn).__name__}. Pass (fn, elems).")
+        types = [jax.typeof(leaf) for leaf in leaves]
+        rank = len(types[0].shape) if types else 0
+        if not -rank <= axis < rank:
+            raise Unrecognised(f"axis {axis} is not one of the first leaf's {rank}")
+        axis %= rank
+        if not all(isinstance(n, int) for aval in types for n in aval.shape):
+            raise Unrecognised("a shape is symbolic")
+        count, *others = (aval.shape[axis] if axis < aval.ndim else -1 for aval in types)
+        if any(other != count for other in others):
+            raise Unrecognised("the leaves differ in the number of elements")
+        if count < 2:
+            raise Unrecognised(f"there are {count} elements")
+
+        def flat(earlier: list[Any], later: list[Any]) -> list[Any]:
+            return jax.tree.leaves(
+                fn(jax.tree.unflatten(tree, earlier), jax.tree.unflatten(tree, later))
+            )
+
+        def retrace(n: int) -> Any:
+            elements = [
+                jax.ShapeDtypeStruct(
+                    (*aval.shape[:axis], n, *aval.shape[axis + 1 :]),
+                    aval.dtype,
+                    weak_type=aval.weak_type,
+                )
+                for aval in types
+            ]
+            try:
+                return jax.make_jaxpr(flat)(elements, elements)
+            except (TypeError, ValueError, IndexError) as error:
+                raise Unrecognised(f"fn cannot be traced: {error}") from error
+
+        closed = retrace(count)
+        if closed.effects:
+            raise Unrecognised("fn has side effects")
+        if [(v.shape, v.dtype) for v in closed.out_avals] != [(v.shape, v.dtype) for v in types]:
+            raise Unrecognised("fn returns other shapes or dtypes than it takes")
+        return _Operator(closed, axis, count, retrace)
+
+    def run(self, leaves: Sequence[Any], kernels: recurrences.Kernels) -> list[Array]:
+        """The scan of every leaf, by kernels."""
+        arrays = [jnp.asarray(leaf) for leaf in leaves]
+        interpreter = Interpreter(jnp, _bind, [array.ndim for array in arrays])
+        return recurrences.states(interpreter, self.closed, self.axis, arrays, kernels)
+
+    def check(self) -> None:
+        """Compare the recurrences with the operator on random numbers, or raise Unrecognised."""
+        constants = evaluation.constants(self.closed)
+        if any(map(evaluation.is_key, (*constants, *self.closed.in_avals))):
+            raise Unrecognised("fn uses random keys")
+        # Another number of elements shows whether `fn` does the same for every number of them.
+        few = 4 if self.count != 4 else 5
+        small = self.retrace(few)
+        texts = str(self.closed), str(small)
+        if len({_shape_of(text, self.count, few) for text in texts}) > 1:
+            raise Unrecognised(f"fn does not do the same for {self.count} and for {few} elements")
+        digest = hashlib.sha256(f"{self.axis} {texts}".encode())
+        for constant in constants:
+            if not isinstance(constant, Tracer):
+                digest.update(np.asarray(constant).tobytes())
+        key = digest.digest()
+        if key not in _checked:
+            if len(_checked) >= 4096:
+                _checked.clear()
+            _checked[key] = _doubt(small, self.axis)
+        if _checked[key] is not None:
+            raise Unrecognised(_checked[key])
+
+
+_checked: dict[bytes, str | None] = {}
+"""What the check found, by the digest of a jaxpr: why it is not recognised, or None."""
+
+
+def _shape_of(text: str, *counts: int) -> str:
+    """The text of a jaxpr without the number of elements; numbers that it calculates with stay."""
+    numbers = "|".join(map(str, counts))
+    return re.sub(rf"(?<![\w.])({numbers})(?![\w.:])", "T", text)
+
+
+def _bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
+    out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+# ---- the check -------------------------------------------------------------------------------
+
+
+def _draw(rng: np.random.Generator, aval: Any, positive: bool, flag: bool = False) -> np.ndarray:
+    dtype = evaluation.wide(aval.dtype)
+    if dtype.kind == "b" or flag:
+        return (rng.random(aval.shape) < 0.4).astype(dtype)
+    if dtype.kind in "iu":
+        return rng.integers(0 if positive or dtype.kind == "u" else -3, 4, aval.shape).astype(dtype)
+    draws = rng.uniform(0.1, 0.9, aval.shape) if positive else rng.normal(0, 0.7, aval.shape)
+    return draws + 1j * rng.normal(0, 0.7, aval.shape) if dtype.kind == "c" else draws
+
+
+def _doubt(closed: Any, axis: int) -> str | None:
+    """Why the operator is not the recurrences found in it, or None."""
+    try:
+        with np.errstate(all="ignore"):
+            return _disagreement(closed, axis)
+    except (Unrecognised, evaluation.Unknown) as error:
+        return str(error)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # What NumPy cannot do with a jaxpr of another's making is no reason to fail.
+        return f"the check failed: {error}"
+
+
+def _disagreement(closed: Any, axis: int) -> str | None:
+    """Why the operator on a few elements is not the recurrences found in it, or None."""
+    avals = closed.in_avals[: len(closed.in_avals) // 2]
+    interpreter = Interpreter(np, evaluation.equation, [aval.ndim for aval in avals])
+    flags: frozenset[int] = frozenset()
+    why = "no random elements were found on which fn is finite"
+    for seed in range(6):
+        rng, positive = np.random.default_rng(seed), seed % 2 == 1
+        # What is traced has no value yet: the operator has to be right for any.
+        consts = [
+            _draw(rng, const.aval, positive) if isinstance(const, Tracer) else const
+            for const in closed.consts
+        ]
+        drawn = closed.replace(consts=consts)
+        elements = [_draw(rng, aval, positive, i in flags) for i, aval in enumerate(avals)]
+        states = recurrences.states(interpreter, drawn, axis, elements, recurrences.Loops(axis))
+        products = _products(drawn, elements, axis)
+        if not all(np.isfinite(leaf).all() for _, product in products for leaf in product):
+            continue
+        wrong = {
+            i
+            for step, product in products
+            for i, leaf in enumerate(product)
+            if not np.allclose(states[i].take(step, axis), leaf, rtol=1e-8, atol=1e-10)
+        }
+        if not wrong:
+            return None
+        why = f"leaf {min(wrong)}: fn is not associative"
+        # Where flags are numbers, an operator that multiplies by them is associative on zeros and
+        # ones alone. Flags are what is combined as c + d - c * d.
+        first, second = ([leaf.take(step, axis) for leaf in elements] for step in (0, 1))
+        found = frozenset(
+            i
+            for i, (product, c, d) in enumerate(zip(products[0][1], first, second, strict=True))
+            if avals[i].dtype != bool and np.allclose(product, c + d - c * d)
+        )
+        if found <= flags:
+            return why
+        flags = found
+    return why
+
+
+def _products(
+    closed: Any, elements: Sequence[np.ndarray], axis: int
+) -> list[tuple[int, list[np.ndarray]]]:
+    """Products of the first four elements, bracketed in several ways, each with its last step."""
+    lanes = elements[0].shape[axis]
+    e = [[leaf.take(i, axis) for leaf in elements] for i in range(4)]
+
+    def fn(*pairs: tuple[list[np.ndarray], list[np.ndarray]]) -> list[list[np.ndarray]]:
+        filled = [*pairs, *[(e[0], e[1])] * (lanes - len(pairs))]
+        sides = [pair[0] for pair in filled], [pair[1] for pair in filled]
+        operands = [np.stack(leaf, axis) for side in sides for leaf in zip(*side, strict=True)]
+        results = evaluation.jaxpr(closed, operands)
+        return [[leaf.take(i, axis) for leaf in results] for i in range(len(pairs))]
+
+    e01, e12, e23 = fn((e[0], e[1]), (e[1], e[2]), (e[2], e[3]))
+    e01_2, e0_12, e01_23 = fn((e01, e[2]), (e[0], e12), (e01, e23))
+    e01_2_3, e0_12_3 = fn((e01_2, e[3]), (e0_12, e[3]))
+    return [(1, e01), (2, e01_2), (2, e0_12), (3, e01_23), (3, e01_2_3), (3, e0_12_3)]
+
+
+# ---- patch -----------------------------------------------------------------------------------
+
+
+class patch(contextlib.ContextDecorator):  # noqa: N801
+    """Put `fastscan.associative_scan` in the place of `jax.lax.associative_scan`.
+
+    For code that cannot be edited: `with fastscan.patch(): ...`, or `@fastscan.patch()` over a
+    function. Modules that imported the function by name get it too. It acts on what is traced
+    inside, in all threads; functions that `jax.jit` has compiled before keep what they have.
+
+    Args:
+        warn: Warn about operators that are not recognised and run as before.
+    """
+
+    active: ClassVar[list[patch]] = []
+    _lock = threading.Lock()
+
+    def __init__(self, warn: bool = False):
+        self.warn = warn
+
+    def __enter__(self) -> patch:
+        with patch._lock:
+            if not patch.active:
+                substitute(_original, _patched)
+            patch.active.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with patch._lock:
+            patch.active.remove(self)
+            if not patch.active:
+                substitute(_patched, _original)
+
+
+def substitute(old: Callable[..., Any], new: Callable[..., Any]) -> None:
+    """Put one function in the place of another in all modules that have it under any name."""
+    for home, module in list(sys.modules.items()):
+        # JAX's own sums are built on its scan, and so are our fallbacks.
+        if home != "jax.lax" and home.split(".")[0] in ("jax", "fastscan"):
+            continue
+        scope = getattr(module, "__dict__", {})
+        for name in [name for name, value in list(scope.items()) if value is old]:
+            setattr(module, name, new)
+
+
+@functools.wraps(_original)
+def _patched(fn, elems, reverse=False, axis=0):
+    return associative_scan(fn, elems, reverse, axis)

@@ -1,0 +1,201 @@
+"""What must not be recognised, or only with care."""
+
+import functools
+import subprocess
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+import fastscan
+from tests.associative_scan.helpers import assert_equal, check
+from tests.associative_scan.operators import LINEAR, UNCHANGED, T, real, s5, what_runs
+
+
+def elements(n=2, *shape):
+    rng = np.random.default_rng(0)
+    return tuple(real(rng, T, *(shape or (3,))) for _ in range(n))
+
+
+def linear(left, right):
+    return left[0] * right[0], left[1] * right[0] + right[1]
+
+
+def scan_of(fn):
+    return functools.partial(fastscan.associative_scan, fn)
+
+
+@jax.custom_jvp
+def straight_through(x):
+    return x
+
+
+straight_through.defjvp(lambda primals, tangents: (primals[0], 2 * tangents[0]))
+
+NOT_RECOGNISED = {
+    "a stopped gradient of the state": lambda a, b: (
+        a[0] * b[0],
+        lax.stop_gradient(a[1]) * b[0] + b[1],
+    ),
+    "a stopped gradient of the input": lambda a, b: (
+        a[0] * b[0],
+        a[1] * b[0] + lax.stop_gradient(b[1]),
+    ),
+    "a derivative of its own": lambda a, b: (a[0] * b[0], straight_through(a[1]) * b[0] + b[1]),
+    "not associative": lambda a, b: (a[0] * b[0], 0.5 * a[1] + b[1]),
+    "the mean of the elements": lambda a, b: (a[0] + b[0].mean(), a[1] + b[1]),
+    "another leaf's state": lambda a, b: (a[1] + b[0], a[0] + b[1]),
+    "a nonlinear function": lambda a, b: (jnp.tanh(a[0]) + b[0], a[1] + b[1]),
+    "a running time index": lambda a, b: (a[0] + b[0] + b[0].shape[0], a[1] + b[1]),
+    "few elements": lambda a, b: linear(a, b) if len(a[0]) > 4 else (a[0] + b[0], a[1]),
+    "random numbers": lambda a, b: (
+        a[0] + b[0] * jax.random.uniform(jax.random.key(0)),
+        a[1] + b[1],
+    ),
+    "a printed element": lambda a, b: (jax.debug.print("an element"), linear(a, b))[1],
+    "a loop": lambda a, b: (a[0] + lax.fori_loop(0, 2, lambda i, x: x * 1, b[0]), a[1] + b[1]),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RECOGNISED)
+def test_not_recognised(name):
+    fn = NOT_RECOGNISED[name]
+    assert what_runs(scan_of(fn), elements()) == {UNCHANGED}
+
+
+@pytest.mark.parametrize(
+    "name", ["a stopped gradient of the state", "a stopped gradient of the input", "few elements"]
+)
+def test_what_is_not_recognised_runs_as_before(name):
+    check(NOT_RECOGNISED[name], elements())
+
+
+def test_constants_inside_a_jitted_operator_count():
+    def scaled(c):
+        factor = jnp.array([1.0, 1.0, c])
+        return jax.jit(lambda a, b: a * factor + b)
+
+    x = elements(1)[0]
+    found = [what_runs(scan_of(scaled(c)), x) for c in (1.0, 2.0, 1.0)]
+    assert found == [{LINEAR}, {UNCHANGED}, {LINEAR}]
+    check(scaled(2.0), x)
+
+
+def test_derivatives_of_their_own_of_the_later_element_stay():
+    def fn(left, right):
+        return left[0] * right[0], left[1] * jax.nn.sigmoid(straight_through(right[0])) + right[1]
+
+    # Not associative in general; with one state per element both orders are the same.
+    a, x = elements(2)
+    check(fn, (a[:2], x[:2]))
+
+
+def test_errors_are_those_of_jax():
+    a, x = elements()
+    wrong = {
+        "another number of elements": (linear, (a[:4], x), 0),
+        "axis": (linear, (a, x), 3),
+        "four constants": (lambda a, b: a + jnp.ones(4)[:, None] * b, a[:4], 0),
+    }
+    for fn, elems, axis in wrong.values():
+        with pytest.raises((TypeError, ValueError)) as expected:
+            lax.associative_scan(fn, elems, axis=axis)
+        with pytest.raises(expected.type):
+            fastscan.associative_scan(fn, elems, axis=axis)
+    with pytest.raises(TypeError, match="callable"):
+        fastscan.associative_scan(a, linear)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="implementation"):
+        fastscan.associative_scan(linear, (a, x), implementation="fastest")
+
+
+@pytest.mark.parametrize(
+    "wrap", [jax.jit, jax.checkpoint, jax.vmap, eqx.filter_vmap, lambda f: functools.partial(f)]
+)
+def test_wrapped_operators(wrap):
+    assert what_runs(scan_of(wrap(linear)), elements()) == {LINEAR}
+
+
+def test_closed_over_tracers():
+    x = elements(1)[0]
+    counts = jnp.ones((T, 1), jnp.int32)
+
+    def loss(scan, gamma, x):
+        def fn(left, right):
+            return left[0] * gamma ** right[1] + right[0], left[1] + right[1]
+
+        return jnp.sum(scan(fn, (x, counts))[0] ** 2)
+
+    def transformed(scan):
+        f = functools.partial(loss, scan)
+        gammas = jnp.array([0.5, 0.7])
+        return (
+            jax.grad(f, (0, 1))(0.7, x),
+            jax.jvp(f, (0.7, x), (1.0, x)),
+            jax.vmap(f, (0, None))(gammas, x),
+            jax.grad(jax.checkpoint(f))(0.7, x),
+        )
+
+    got, want = jax.jit(
+        lambda: (transformed(fastscan.associative_scan), transformed(lax.associative_scan))
+    )()
+    assert_equal(want, got)
+    assert what_runs(lambda g: loss(fastscan.associative_scan, g, x), 0.7) == {LINEAR}
+
+
+def test_transformations_of_the_caller():
+    a, x = elements()
+
+    def transformed(scan):
+        def h(a, x):
+            return scan(s5, (a, x))[1]
+
+        return (
+            jax.vmap(h, (None, 1), 1)(a[:, 0], x),
+            jax.hessian(lambda a: h(a, x[:, 0]).sum())(a[:, 0]),
+        )
+
+    got, want = jax.jit(
+        lambda: (transformed(fastscan.associative_scan), transformed(lax.associative_scan))
+    )()
+    assert_equal(want, got)
+
+
+def test_shard_map():
+    a, x = elements()
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def fn(left, right):
+        return left[0] * jnp.arange(1.0, 2.0) * right[0], left[1] * right[0] + right[1]
+
+    split = P(None, "d")
+    mapped = jax.shard_map(
+        lambda a, x: fastscan.associative_scan(fn, (a, x))[1],
+        mesh=mesh, in_specs=split, out_specs=split,
+    )  # fmt: skip
+    assert_equal(lax.associative_scan(fn, (a, x))[1], jax.jit(mapped)(a, x))
+
+
+def test_explain_says_which_result_is_in_the_way():
+    def fn(left, right):
+        return left[0] + right[0], jnp.sin(left[1]) + right[1]
+
+    text = str(fastscan.explain(scan_of(fn), elements()))
+    assert "associative_scan not recognised: leaf 1: sin(float64[4,3]) of the earlier" in text
+    assert text.endswith("jax.lax.associative_scan runs")
+
+
+def test_single_precision_alone():
+    code = """
+import jax, jax.numpy as jnp, fastscan
+a = jnp.linspace(0.1, 0.9, 12).reshape(6, 2)
+def fn(l, r): return l[0] * r[0], l[1] * r[0] + r[1]
+assert "linear_scan" in str(fastscan.explain(lambda a: fastscan.associative_scan(fn, (a, a)), a))
+got, want = (s(fn, (a, a)) for s in (fastscan.associative_scan, jax.lax.associative_scan))
+assert all(g.dtype == w.dtype and jnp.allclose(g, w) for g, w in zip(got, want))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
