@@ -7,8 +7,7 @@ exits with 1 where a value is wrong, two runs differ in a bit, or there is no GP
 
 from __future__ import annotations
 
-import json
-import subprocess
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -24,8 +23,8 @@ from fastscan.bench.gate import directions
 from fastscan.bench.record import Record, Results
 from fastscan.bench.timing import Budget, measure
 
-LONGEST_FOR_LAX_SCAN = 10_000
-"""A step of `lax.scan` is a kernel launch or more."""
+LARGEST_FOR_LAX_SCAN = (10_000, 2**26)
+"""Steps and numbers: a step is a kernel launch or more, and the gate takes the host's time."""
 
 
 def _case(name: str, x: tuple[int, ...], source: str, **settings) -> LinearCase:
@@ -67,14 +66,12 @@ def main() -> None:
         if not same_bits(case):
             differing.append(case.name)
         print(f"{case.name}: {time.perf_counter() - start:.0f} s", flush=True)
-    others = _torch_scans()
-    described = {**environment.describe(), "copy_bytes_per_second": copy, "torch": others}
+    described = {**environment.describe(), "copy_bytes_per_second": copy}
     results = Results(described, tuple(records))
     results.write(folder / "gpu.json")
     _draw(results, copy, folder / "gpu.png")
     for row in rows(results, copy):
         print(row)
-    print(json.dumps(others))
     for record in results.failures:
         print(f"WRONG {record.case}, {record.direction}: {record.failure}")
     for name in differing:
@@ -85,8 +82,9 @@ def main() -> None:
 
 def alternatives(case: LinearCase) -> tuple[str, ...]:
     """What a case is timed with; the first is the subject."""
-    short = case.size["steps"] <= LONGEST_FOR_LAX_SCAN
-    return ("triton", "lax.associative_scan", *(["lax.scan"] if short else []))
+    steps, numbers = LARGEST_FOR_LAX_SCAN
+    small = case.size["steps"] <= steps and math.prod(case.x) <= numbers
+    return ("triton", "lax.associative_scan", *(["lax.scan"] if small else []))
 
 
 def copy_speed(numbers: int = 2**29) -> float:
@@ -129,22 +127,6 @@ def rows(results: Results, copy: float) -> list[str]:
             f"{record.bytes / ours / copy:6.1%} of the copy; {others}"
         )
     return lines
-
-
-def _torch_scans() -> list[dict[str, object]]:
-    """The times of the scans of other packages, in a process of their own; why there are none."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("torch_scans.py"))],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        reason = done.stderr.strip().splitlines() or ["it said nothing"]
-        return [{"missing": reason[-1]}]
-    return json.loads(lines[-1])
 
 
 def _draw(results: Results, copy: float, path: Path) -> None:

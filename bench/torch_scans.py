@@ -1,4 +1,4 @@
-"""The scans of other packages on `gpu.py`'s reference case: prints JSON on its last line.
+"""The scans of other packages on `gpu.py`'s reference case: prints a line of JSON for each.
 
 accelerated-scan (Triton and CUDA), with time last and contiguous, as it takes it. It needs torch on
 an NVIDIA GPU, and for the CUDA version a compiler; what cannot run is listed with the reason. No
@@ -40,15 +40,14 @@ def measure(module: str, dtype: torch.dtype) -> dict[str, object]:
 
 def main() -> None:
     """Measure all modules in float32 and bfloat16."""
-    found = []
     for module in MODULES:
         for dtype in (torch.float32, torch.bfloat16):
             try:
-                found.append(measure(module, dtype))
+                found = measure(module, dtype)
             except Exception as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                found.append({"module": module, "dtype": str(dtype), "missing": reason})
-    print(json.dumps(found))
+                found = {"module": module, "dtype": str(dtype), "missing": reason}
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

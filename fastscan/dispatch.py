@@ -96,8 +96,7 @@ def implementations() -> dict[str, Implementation]:
             ("linear", "attention", "selective", "matrix"),
             "fastscan.kernels.triton",
             triton.missing(),
-            # To go when bench/gpu.sh has passed on a GPU and its results are committed.
-            reserved="runs only by name until its tests have passed on a GPU",
+            triton.reserved(),
         ),
         Implementation(
             "scan",

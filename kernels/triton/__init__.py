@@ -17,6 +17,12 @@ import jaxlib.gpu_triton
 TARGETS = ("triton_kernel_call", "triton_kernel_call_ffi")
 """The custom calls of a compiled program: jax-triton's two, of which a version uses one."""
 
+PROVEN = False
+"""Whether the kernels have passed their tests on a GPU (`bench/gpu.sh`), with results committed.
+
+Until then the automatic choice passes over them.
+"""
+
 
 def interpreted() -> bool:
     """Whether Triton was told to interpret its kernels, which then run on the CPU alone."""
@@ -26,6 +32,13 @@ def interpreted() -> bool:
 def platforms() -> tuple[str, ...]:
     """Where the kernels run in this process."""
     return ("cpu",) if interpreted() else ("cuda",)
+
+
+def reserved() -> str | None:
+    """Why the kernels run only where they are named; None where the automatic choice may."""
+    if interpreted():
+        return "is interpreted here (TRITON_INTERPRET), which is for tests: runs only by name"
+    return None if PROVEN else "runs only by name until its tests have passed on a GPU"
 
 
 def missing() -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,22 @@ def run(
     *inputs: Any,
 ) -> tuple[np.ndarray, ...]:
     """What the kernel writes, program after program; NaN where it writes nothing."""
+    with _lock:
+        return _run(kernel, grid, scalars, outputs, constants, *inputs)
+
+
+_lock = threading.Lock()
+"""XLA may call from several threads, and the interpreter's state is global."""
+
+
+def _run(
+    kernel: Any,
+    grid: tuple[int, ...],
+    scalars: tuple[int, ...],
+    outputs: Sequence[jax.ShapeDtypeStruct],
+    constants: Mapping[str, Any],
+    *inputs: Any,
+) -> tuple[np.ndarray, ...]:
     _mend()
     # Flags are bytes to the interpreter.
     arrays = [np.ascontiguousarray(np.asarray(x)) for x in inputs]

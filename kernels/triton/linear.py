@@ -29,7 +29,10 @@ def supports(case: LinearCase) -> str | None:
     """Every shape and broadcast whose programs a launch can count."""
     if case.dtype.name not in _DTYPES:
         return f"has no kernel for {case.dtype}: cast to one of {', '.join(_DTYPES)}"
-    if case.chains >= 2**31 or math.prod(case.shape[case.axis + 1 :]) >= 2**25:
+    # Places within a tile are 32-bit numbers; tiles of few channels have up to 1024 steps.
+    channels = math.prod(case.shape[case.axis + 1 :])
+    most = 2**27 if case.shape[-1] > 16 else 2**21
+    if case.chains >= 2**31 or channels >= most:
         return f"has no kernel for as many channels as {case} has: split them over several calls"
     return None
 

@@ -1,17 +1,19 @@
 """How a linear scan is cut into programs: a pure rule, and what was measured on a device.
 
-`tuned/DEVICE.json`, where there is one, has better tiles than the rule's for that device, by
-`Tile.key`; `bench/gpu.sh` can write it.
+`tuned/DEVICE.json`, where there is one, has better tiles than the rule's for that device, by `key`;
+`python -m fastscan.bench.tune` writes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import pathlib
 import re
+from collections.abc import Iterator
 
 TUNED = pathlib.Path(__file__).parent / "tuned"
 _NARROW = (1, 4, 16)
@@ -74,6 +76,7 @@ def choose(problem: Problem, device: Device = Device()) -> Config:
     """
     channels, vector = _width(problem, device)
     tile = _tuned(device.name).get(key(problem, channels), default_tile(problem, channels))
+    tile = _trials.get(key(problem, channels), tile)
     programs = _programs(problem, channels)
     chunks = min(4 * device.processors // programs, problem.length // (8 * tile.steps), 65535)
     if 2 * programs >= device.processors or chunks < 2:
@@ -87,12 +90,13 @@ def default_tile(problem: Problem, channels: int) -> Tile:
     words = max(problem.itemsize // 4, 1) * problem.planes
     registers = 32 if problem.gradient else 64
     if channels < 32:
-        # The scan of a tile holds as much again where time lies across the threads.
-        registers //= 2 if problem.itemsize == 4 and words == 1 else 4
+        # The scan of a tile holds several more where time lies across the threads.
+        registers //= 4
     steps = max(32 * registers // words // channels, 4)
     if channels >= 32:
         # Narrow accesses are many.
-        steps = min(steps, 16 // max(words, 1 + problem.gradient, 4 // problem.itemsize))
+        held = max(words * (1 + problem.gradient), 4 // problem.itemsize)
+        steps = min(steps, max(16 // held, 4))
     return Tile(steps, stages=min(1 + 2**14 // (steps * channels * problem.itemsize), 6))
 
 
@@ -123,10 +127,28 @@ def _programs(problem: Problem, channels: int) -> int:
     return problem.rows * math.ceil(problem.channels / channels)
 
 
+_trials: dict[str, Tile] = {}
+
+
+@contextlib.contextmanager
+def trying(kind: str, tile: Tile) -> Iterator[None]:
+    """Use a tile for a kind of problem (`key`), whatever the rule says: to measure it."""
+    _trials[kind] = tile
+    try:
+        yield
+    finally:
+        del _trials[kind]
+
+
+def path(device: str) -> pathlib.Path:
+    """The file with the measured tiles of a device."""
+    return TUNED / f"{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+
+
 @functools.cache
 def _tuned(name: str) -> dict[str, Tile]:
     """The measured tiles of a device, by key."""
-    path = TUNED / f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-    if not path.exists():
+    file = path(name)
+    if not file.exists():
         return {}
-    return {k: Tile(**v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+    return {k: Tile(**v) for k, v in json.loads(file.read_text(encoding="utf-8")).items()}

@@ -196,3 +196,16 @@ def test_explanation_covers_every_call_inside_a_function():
 
 def test_explanation_of_a_function_without_scans():
     assert "no fastscan call" in str(fastscan.explain(jnp.sin, 1.0))
+
+
+def test_a_reserved_implementation_runs_by_name_only():
+    """Triton's kernels, until they have been tested on a GPU."""
+    x = jnp.ones((4, 3), jnp.float32)
+    reason = fastscan.implementations()["triton"].reserved
+    assert reason is not None
+    explained = str(fastscan.explain(functools.partial(call, None), x[None]))
+    row = next(line for line in explained.splitlines() if "triton" in line)
+    assert "declines" in row
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "triton" not in lowered(None, x[None])

@@ -74,3 +74,12 @@ def test_tuned_tiles_take_the_place_of_the_rule(tmp_path, monkeypatch):
     assert choose(problem, Device(132, "NVIDIA H100")).tile == Tile(8, 4, 2)
     assert choose(problem, Device(132, "NVIDIA H200")) == choose(problem, Device(132))
     tuning._tuned.cache_clear()
+
+
+def test_a_tile_on_trial_takes_the_place_of_both():
+    problem = Problem(64, 8192, 2048, 4)
+    usual = choose(problem)
+    with tuning.trying(tuning.key(problem, usual.channels), Tile(4, 2)):
+        assert choose(problem).tile == Tile(4, 2)
+        assert choose(Problem(64, 8192, 2048, 4, gradient=True)).tile != Tile(4, 2)
+    assert choose(problem) == usual
