@@ -29,19 +29,13 @@ class Config:
     steps: int
     keys: int
     values: int
-    warps: int = 4
+    warps: int = 8
 
 
-def choose(keys: int, values: int, *, tensor_cores: bool, gradient: bool) -> Config:
-    """The cut for states of this shape: blocks as large as there are registers for.
-
-    The gradient has one size of them: smaller ones take as many registers.
-    """
-    if gradient:
-        return Config(16, 32, 32)
-    most = 64 if tensor_cores else 32
-    sizes = (min(max(triton.next_power_of_2(n), 16), most) for n in (keys, values))
-    return Config(16, *sizes)
+def choose(keys: int, values: int, *, tensor_cores: bool) -> Config:
+    """The cut for states of this shape: blocks as large as there are registers for."""
+    sizes = (min(max(triton.next_power_of_2(n), 32), 64) for n in (keys, values))
+    return Config(16, *sizes) if tensor_cores else Config(16, 32, 32)
 
 
 def supports(case: FusedCase) -> str | None:
@@ -71,6 +65,7 @@ class _Run:
 
     case: FusedCase
     config: Config
+    tensor_cores: bool
 
     @property
     def key_blocks(self) -> int:
@@ -103,7 +98,7 @@ class _Run:
                 "OWN": own,
                 "DECAY": "log_decay" in case,
                 "RESET": "reset" in case,
-                "PRECISION": "tf32" if _on_tensor_cores(case) else "ieee",
+                "PRECISION": "tf32" if self.tensor_cores else "ieee",
                 "STATE": tl.float32,
                 "KEYS": case.core("k")[1],
                 "VALUES": case.core("v")[1],
@@ -125,17 +120,13 @@ class _Run:
         return jnp.sum(part, len(self.case.batch)).astype(self.case[name].dtype)
 
 
-def _on_tensor_cores(case: FusedCase) -> bool:
+def _run(case: FusedCase, *, gradient: bool) -> _Run:
     # They see 11 bits of a number: more than a bfloat16 has, but the states of the others would
     # lose as much as these are rounded by. Three products of the halves of each number would do,
-    # and take more registers than there are.
-    return case["v"].dtype == jnp.bfloat16
-
-
-def _run(case: FusedCase, *, gradient: bool) -> _Run:
+    # and take more registers than there are; as does the gradient in any case.
+    tensor_cores = case["v"].dtype == jnp.bfloat16 and not gradient
     keys, values = case.core("k")[1], case.core("v")[1]
-    tensor_cores = _on_tensor_cores(case)
-    return _Run(case, choose(keys, values, tensor_cores=tensor_cores, gradient=gradient))
+    return _Run(case, choose(keys, values, tensor_cores=tensor_cores), tensor_cores)
 
 
 def scan(case: FusedCase, operands: Operands) -> list[Array]:

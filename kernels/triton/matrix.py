@@ -20,8 +20,8 @@ from fastscan.kernels.triton.launch import launch, like
 from fastscan.kernels.triton.matrix_kernels import scan_kernel
 from fastscan.kernels.triton.rows import all_rows
 
-_MAX_ROWS = 16
-"""A lane has all rows of a column, and a column of the matrix."""
+_MAX_ROWS = {4: 16, 8: 8}
+"""By the bytes of a number. A lane has all rows of a column, and a column of the matrix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Config:
 def choose(rows: int, columns: int) -> Config:
     """The cut for states of this shape."""
     beside = min(triton.next_power_of_2(columns), 32)
-    return Config(triton.next_power_of_2(rows), 32 // beside, beside)
+    # Large matrices fill the shared memory.
+    stages = 3 if rows <= 8 else 2
+    return Config(triton.next_power_of_2(rows), 32 // beside, beside, stages=stages)
 
 
 def supports(case: FusedCase) -> str | None:
@@ -50,9 +52,9 @@ def supports(case: FusedCase) -> str | None:
         )
     if state_dtype(case).kind == "c":
         return f"has no Triton kernel for {state_dtype(case)}. Real A and X have one"
-    rows = case.core("X")[2]
-    if rows > _MAX_ROWS:
-        return f"has no Triton kernel for matrices of {rows} rows: {_MAX_ROWS} are the most"
+    rows, limit = case.core("X")[2], _MAX_ROWS[state_dtype(case).itemsize]
+    if rows > limit:
+        return f"has no Triton kernel for matrices of {rows} rows: {limit} are the most"
     return None
 
 

@@ -84,11 +84,13 @@ def scan_kernel(
     step = tl.cast(SYSTEMS, tl.int64) * (N * M)
     A_ptr += batch * (OWN & 1) * (T if A_STEPS else 1) * matrices * (N * N)
     A_ptr += s * (N * N if A_SYSTEMS else 0) + m * 0
-    X_ptr += batch * (OWN >> 1 & 1) * T * step + s * (N * M) + n * M + m
-    H0_ptr += batch * (OWN >> 2 & 1) * step + s * (N * M) + n * M + m
+    # Not known to be a multiple of more, so that a lane reads one column, as it computes.
+    state = tl.multiple_of(s * (N * M) + n * M + m, (1, 1, 1))
+    X_ptr += batch * (OWN >> 1 & 1) * T * step + state
+    H0_ptr += batch * (OWN >> 2 & 1) * step + state
     reset_ptr += batch * (OWN >> 3 & 1) * T * flags + s * (1 if RESET_SYSTEMS else 0)
-    H_ptr += batch * T * step + s * (N * M) + n * M + m
-    last_ptr += batch * step + s * (N * M) + n * M + m
+    H_ptr += batch * T * step + state
+    last_ptr += batch * step + state
     H = tl.load(H0_ptr, mask=inside, other=0.0).to(STATE)
     for i in tl.range(0, T, num_stages=STAGES):
         t = tl.cast(i, tl.int64)

@@ -43,11 +43,11 @@ def choose(states: int, itemsize: int, *, zoh: bool, gradient: bool) -> Config:
     """The cut for channels of this many states, of `itemsize` bytes."""
     padded = triton.next_power_of_2(states)
     single = itemsize == 4
-    per_lane = min(padded, (16 if padded <= 16 else 8) if single else 4)
+    per_lane = min(padded, (16 if padded <= 16 else 8) if single else 2)
     warps = padded // per_lane
     # What is held of each tile at once has to fit a lane's registers.
     if gradient:
-        steps = 1 if zoh else 2
+        steps = 2 if single and not zoh else 1
     elif single:
         steps = min((64 if warps == 1 else 32) // per_lane, 8)
     else:

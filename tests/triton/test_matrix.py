@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan.kernels.triton.matrix import choose
 from tests.helpers import HALF, implementations
 from tests.matrix_scan.cases import Case, check, values_and_vjp
 from tests.matrix_scan.test_values import LAYOUTS, LENGTHS, SIZES
@@ -93,6 +92,7 @@ def test_what_it_declines(implementation, case, dtype, reason):
 
 
 def test_the_cut():
+    choose = pytest.importorskip("fastscan.kernels.triton.matrix").choose
     for rows in range(1, 17):
         for columns in range(1, 70):
             config = choose(rows, columns)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from fastscan.kernels.triton.selective import choose
 from tests.helpers import HALF, implementations
 from tests.selective_scan.problems import Problem, apply, check
 from tests.selective_scan.test_resets import (
@@ -75,6 +74,7 @@ def test_what_it_declines(implementation):
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("zoh", [False, True])
 def test_the_cut(itemsize, gradient, zoh):
+    choose = pytest.importorskip("fastscan.kernels.triton.selective").choose
     for states in range(1, 65):
         config = choose(states, itemsize, zoh=zoh, gradient=gradient)
         assert config.states >= states > config.states // 2
