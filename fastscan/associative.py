@@ -157,7 +157,7 @@ class _Operator:
         if any(map(evaluation.is_key, (*constants, *self.closed.in_avals))):
             raise Unrecognised("fn uses random keys")
         # Another number of elements shows whether `fn` does the same for every number of them.
-        few = 4 if self.count != 4 else 5
+        few = _DRAWN if self.count != _DRAWN else _DRAWN + 1
         small = self.retrace(few)
         texts = str(self.closed), str(small)
         if len({_shape_of(text, self.count, few) for text in texts}) > 1:
@@ -193,10 +193,20 @@ def _bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
 # ---- the check -------------------------------------------------------------------------------
 
 
-def _draw(rng: np.random.Generator, aval: Any, positive: bool, flag: bool = False) -> np.ndarray:
+_DRAWN = 8
+"""The number of random elements. No flag is set in the first half of them: where some are, they
+could hide how elements are combined."""
+
+
+def _draw(
+    rng: np.random.Generator, aval: Any, positive: bool, flag: bool = False, axis: int | None = None
+) -> np.ndarray:
     dtype = evaluation.wide(aval.dtype)
     if dtype.kind == "b" or flag:
-        return (rng.random(aval.shape) < 0.4).astype(dtype)
+        flags = rng.random(aval.shape) < 0.4
+        if axis is not None:
+            np.moveaxis(flags, axis, 0)[: _DRAWN // 2] = False
+        return flags.astype(dtype)
     if dtype.kind in "iu":
         return rng.integers(0 if positive or dtype.kind == "u" else -3, 4, aval.shape).astype(dtype)
     draws = rng.uniform(0.1, 0.9, aval.shape) if positive else rng.normal(0, 0.7, aval.shape)
@@ -229,7 +239,7 @@ def _disagreement(closed: Any, axis: int) -> str | None:
             for const in closed.consts
         ]
         drawn = closed.replace(consts=consts)
-        elements = [_draw(rng, aval, positive, i in flags) for i, aval in enumerate(avals)]
+        elements = [_draw(rng, aval, positive, i in flags, axis) for i, aval in enumerate(avals)]
         states = recurrences.states(interpreter, drawn, axis, elements, recurrences.Loops(axis))
         products = _products(drawn, elements, axis)
         if not all(np.isfinite(leaf).all() for _, product in products for leaf in product):
@@ -260,9 +270,9 @@ def _disagreement(closed: Any, axis: int) -> str | None:
 def _products(
     closed: Any, elements: Sequence[np.ndarray], axis: int
 ) -> list[tuple[int, list[np.ndarray]]]:
-    """Products of the first four elements, bracketed in several ways, each with its last step."""
+    """Products of the first elements, bracketed in several ways, each with its last step."""
     lanes = elements[0].shape[axis]
-    e = [[leaf.take(i, axis) for leaf in elements] for i in range(4)]
+    e = [[leaf.take(i, axis) for leaf in elements] for i in range(lanes)]
 
     def fn(*pairs: tuple[list[np.ndarray], list[np.ndarray]]) -> list[list[np.ndarray]]:
         filled = [*pairs, *[(e[0], e[1])] * (lanes - len(pairs))]
@@ -271,10 +281,17 @@ def _products(
         results = evaluation.jaxpr(closed, operands)
         return [[leaf.take(i, axis) for leaf in results] for i in range(len(pairs))]
 
-    e01, e12, e23 = fn((e[0], e[1]), (e[1], e[2]), (e[2], e[3]))
-    e01_2, e0_12, e01_23 = fn((e01, e[2]), (e[0], e12), (e01, e23))
-    e01_2_3, e0_12_3 = fn((e01_2, e[3]), (e0_12, e[3]))
-    return [(1, e01), (2, e01_2), (2, e0_12), (3, e01_23), (3, e01_2_3), (3, e0_12_3)]
+    e01, e12, e23, e45, e56, e67 = fn(*((e[i], e[i + 1]) for i in (0, 1, 2, 4, 5, 6)))
+    e012, e0_12, half, e4_56, e45_67 = fn(
+        (e01, e[2]), (e[0], e12), (e01, e23), (e[4], e56), (e45, e67)
+    )
+    e0123, e0_12_3, to_4, to_5, to_6, to_7 = fn(
+        (e012, e[3]), (e0_12, e[3]), (half, e[4]), (half, e45), (half, e4_56), (half, e45_67)
+    )
+    return [
+        (1, e01), (2, e012), (2, e0_12), (3, half), (3, e0123), (3, e0_12_3),
+        (4, to_4), (5, to_5), (6, to_6), (7, to_7),
+    ]  # fmt: skip
 
 
 # ---- patch -----------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ NOT_RECOGNISED = {
     "another leaf's state": lambda a, b: (a[1] + b[0], a[0] + b[1]),
     "a nonlinear function": lambda a, b: (jnp.tanh(a[0]) + b[0], a[1] + b[1]),
     "a running time index": lambda a, b: (a[0] + b[0] + b[0].shape[0], a[1] + b[1]),
-    "few elements": lambda a, b: linear(a, b) if len(a[0]) > 4 else (a[0] + b[0], a[1]),
+    "few elements": lambda a, b: linear(a, b) if len(a[0]) > 6 else (a[0] + b[0], a[1]),
     "random numbers": lambda a, b: (
         a[0] + b[0] * jax.random.uniform(jax.random.key(0)),
         a[1] + b[1],
@@ -73,6 +73,16 @@ def test_not_recognised(name):
 )
 def test_what_is_not_recognised_runs_as_before(name):
     check(NOT_RECOGNISED[name], elements())
+
+
+def test_flags_do_not_hide_how_elements_are_combined():
+    def fn(left, right):
+        x = jnp.where(right["start"], 0.0, left["x"])
+        return {"x": 0.5 * x + right["x"], "start": left["start"] | right["start"]}
+
+    for shape in ((T,), (T, 1)):
+        elems = {"x": jnp.ones(shape), "start": jnp.zeros(shape, bool)}
+        assert what_runs(scan_of(fn), elems) == {UNCHANGED}
 
 
 def test_constants_inside_a_jitted_operator_count():
@@ -185,7 +195,7 @@ def test_explain_says_which_result_is_in_the_way():
         return left[0] + right[0], jnp.sin(left[1]) + right[1]
 
     text = str(fastscan.explain(scan_of(fn), elements()))
-    assert "associative_scan not recognised: leaf 1: sin(float64[4,3]) of the earlier" in text
+    assert "associative_scan not recognised: leaf 1: sin(float64[8,3]) of the earlier" in text
     assert text.endswith("jax.lax.associative_scan runs")
 
 
