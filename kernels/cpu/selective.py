@@ -14,13 +14,21 @@ from fastscan.kernels.selective import CHUNK_STEPS, state_dtype
 
 
 def supports(case: FusedCase) -> str | None:
-    """Every shape and broadcast, with real states."""
-    if state_dtype(case).kind == "c":
-        return (
-            f"has no native kernel for {state_dtype(case)} states: the exponential of a complex "
-            "number is not written yet. Real A, B, C and h0 have one"
-        )
+    """Every case."""
+    del case
     return None
+
+
+def _input_dtype(case: FusedCase) -> np.dtype:
+    """What the kernel takes u and dt in: 16-bit floats have no complex states beside them."""
+    state = state_dtype(case)
+    return np.finfo(state).dtype if state.kind == "c" else case["u"].dtype
+
+
+def _given(case: FusedCase, operands: Operands, *names: str) -> list[Array]:
+    """u and dt, and then these."""
+    inputs = [operands[name].astype(_input_dtype(case)) for name in ("u", "dt")]
+    return [*inputs, *(operands[name] for name in names)]
 
 
 def _attributes(case: FusedCase) -> dict[str, np.int64 | bool]:
@@ -44,7 +52,7 @@ def scan(case: FusedCase, operands: Operands) -> Sequence[Array]:
         for core in FAMILIES[case.family].results(case)
     ]
     call = jax.ffi.ffi_call("fastscan_selective_scan", results)
-    given = [operands[name] for name in ("u", "dt", "A", "B", "C", "h0")]
+    given = _given(case, operands, "A", "B", "C", "h0")
     return call(*given, *_optional(operands), **_attributes(case))
 
 
@@ -56,15 +64,19 @@ def backward(
     wanted: dict[str, tuple[int, ...]],
 ) -> dict[str, Array]:
     """The cotangents, of each batch entry by the kernel and then summed where they are shared."""
-    state = state_dtype(case)
-    cores = {name: (case.core(name), case[name].dtype) for name in ("u", "dt", "A", "B", "C")}
-    cores["D"] = case.core("u")[1:], state
-    cores["h0"] = case.core("h0"), state
+    state, inputs = state_dtype(case), _input_dtype(case)
+    cores = {
+        **{name: (case.core(name), inputs) for name in ("u", "dt")},
+        **{name: (case.core(name), case[name].dtype) for name in ("A", "B", "C")},
+        "D": (case.core("u")[1:], np.finfo(state).dtype),
+        "h0": (case.core("h0"), state),
+    }
     results = [jax.ShapeDtypeStruct((*case.batch, *core), dtype) for core, dtype in cores.values()]
     call = jax.ffi.ffi_call("fastscan_selective_backward", results)
-    given = [operands[name] for name in ("u", "dt", "A", "B", "C")]
+    given = _given(case, operands, "A", "B", "C")
     found = call(*cotangents, *given, saved[2], *_optional(operands), **_attributes(case))
     by_name = dict(zip(cores, found, strict=True))
     return {
-        name: unbroadcast(by_name[name], (*axes, *case.core(name))) for name, axes in wanted.items()
+        name: unbroadcast(by_name[name], (*axes, *case.core(name))).astype(case[name].dtype)
+        for name, axes in wanted.items()
     }

@@ -13,8 +13,9 @@
 
 namespace fastscan::selective {
 
-// The extents of all operands. `dtype` is that of u, dt, B, C, y and their cotangents; all else is
-// in that of the states, float for the 16-bit dtypes.
+// The extents of all operands. `dtype` is that of B, C, y and their cotangents. For a complex one A
+// and the states are in it too, while u, dt, D and their cotangents are real; for a real one u and dt
+// are in it, and all else in that of the states, which is float for the 16-bit dtypes.
 struct Extents {
   Dtype dtype{};
   const int64_t* batch = nullptr;  // is read while the job is made and not kept
@@ -44,8 +45,8 @@ struct Backward {
 std::unique_ptr<Job> MakeJob(const Scan& scan, int64_t threads);
 std::unique_ptr<Job> MakeJob(const Backward& backward, int64_t threads);
 
-// exp(dt[i] a[i]) of `count` floats or doubles, as the kernels compute it (exponential.h), with zoh
-// or without: with `care` for every size of dt[i] a[i], else where the result is well inside the
+// exp(dt[i] a[i]) of `count` real dt, and real or complex a, in float or double (`dtype` is that of
+// a), as the kernels compute it (exponential.h, complex_exponential.h), with zoh or without: with `care` for every size of dt[i] a[i], else where the result is well inside the
 // range.
 void Exponentials(Dtype dtype, const void* dt, const void* a, bool care, bool zoh, void* e,
                   int64_t count);

@@ -39,9 +39,7 @@ Extents ExtentsOf(const ffi::AnyBuffer& inputs, const ffi::AnyBuffer& a, int64_t
 template <class Problem>
 ffi::Future Run(ffi::ThreadPool pool, ffi::DataType dtype, Problem problem) {
   const std::optional<Dtype> known = DtypeOf(dtype);
-  if (!known.has_value() || *known == Dtype::kC64 || *known == Dtype::kC128) {
-    return Refuse("the native kernels have no such dtype");
-  }
+  if (!known.has_value()) return Refuse("the native kernels have no such dtype");
   problem.extents.dtype = *known;
   return Start(pool, [&](int64_t threads) { return MakeJob(problem, threads); });
 }
@@ -65,7 +63,7 @@ ffi::Future SelectiveScan(ffi::ThreadPool pool, ffi::AnyBuffer u, ffi::AnyBuffer
   scan.h_last = ArrayOf(*h_last);
   scan.y = ResultOf(*y);
   scan.starts = ResultOf(*starts);
-  return Run(pool, u.element_type(), std::move(scan));
+  return Run(pool, b.element_type(), std::move(scan));
 }
 
 ffi::Future SelectiveBackward(ffi::ThreadPool pool, ffi::AnyBuffer g_last, ffi::AnyBuffer g_y,
@@ -96,7 +94,7 @@ ffi::Future SelectiveBackward(ffi::ThreadPool pool, ffi::AnyBuffer g_last, ffi::
   backward.dc = ArrayOf(*dc);
   backward.dd = ArrayOf(*dd);
   backward.dh0 = ArrayOf(*dh0);
-  return Run(pool, u.element_type(), std::move(backward));
+  return Run(pool, b.element_type(), std::move(backward));
 }
 
 }  // namespace

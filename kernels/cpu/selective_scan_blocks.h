@@ -7,15 +7,46 @@ namespace {
 
 // ---- one block, one chunk --------------------------------------------------------------------
 
-// What does not change over time, of one block.
+// What does not change over time, of one block: of real states, and of complex ones in
+// `selective_scan_complex.h`.
+template <class S, int parts>
+struct Channels;
+
 template <class S>
-struct Channels {
+struct Channels<S, 1> {
+  static constexpr int kRows = 4;
   S* a;          // (n, lane)
   S* exponent;   // A log2(e), which makes dt A the exponent of a power of two,
   S* rest;       // and what rounding has left of it
   S* inverse_a;  // 1 / A, for zoh
   S* d;          // (lane)
   S* limit;      // (lane): up to this |dt| no exponent leaves the range of PowerOfTwo
+
+  // Of kRows rows and two of lanes.
+  Channels(S* at, int64_t row)
+      : a(at),
+        exponent(at + row),
+        rest(at + 2 * row),
+        inverse_a(at + 3 * row),
+        d(at + 4 * row),
+        limit(d + kBlock<S>) {}
+
+  // All but d, from a.
+  void Prepare(int64_t states) {
+    for (int64_t i = 0; i < kBlock<S>; ++i) {
+      // Not 0, so that the limit is finite; what is not finite itself makes it NaN.
+      S largest = S(1e-30), strange = 0;
+      for (int64_t n = 0; n < states; ++n) {
+        const int64_t at = n * kBlock<S> + i;
+        const S size = a[at] < 0 ? -a[at] : a[at];
+        SplitExponent(a[at], exponent[at], rest[at]);
+        inverse_a[at] = S{1} / a[at];
+        largest = size > largest ? size : largest;
+        strange += a[at] - a[at];
+      }
+      limit[i] = PowerConstants<S>::kSafe * PowerConstants<S>::kLn2 / largest + strange;
+    }
+  }
 };
 
 // The operands of one chunk: rows of lanes, `pitch` apart, and of states.
@@ -31,8 +62,8 @@ struct Steps {
 
 // Whether an exponent may leave the range of PowerOfTwo, or there is a reset: then the loops have
 // more to do.
-template <class S>
-bool NeedsCare(const Steps<S>& steps, const Channels<S>& channels) {
+template <class S, int parts>
+bool NeedsCare(const Steps<S>& steps, const Channels<S, parts>& channels) {
   using Bits = Vector<std::conditional_t<sizeof(S) == 4, int32_t, int64_t>, kLanes<S>>;
   const Block<S> limit = Block<S>::Load(channels.limit);
   Bits within = ~Bits{};
@@ -50,7 +81,7 @@ bool NeedsCare(const Steps<S>& steps, const Channels<S>& channels) {
 
 // exp(dt A), the weight of B u, and (`slope`) the derivative of this weight with respect to A.
 template <class S, bool zoh, bool care, bool with_slope>
-[[gnu::always_inline]] inline void Discretize(Register<S> dt, const Channels<S>& channels,
+[[gnu::always_inline]] inline void Discretize(Register<S> dt, const Channels<S, 1>& channels,
                                               int64_t at, Register<S>& e, Register<S>& weight,
                                               Register<S>& slope) {
   using V = Register<S>;
@@ -75,7 +106,7 @@ template <class S, bool zoh, bool care, bool with_slope>
 
 // Runs over the chunk from the states `h` (n, lane), which it updates.
 template <class S, bool zoh, bool care>
-void ForwardBlock(Channels<S> channels, Steps<S> steps, S* h, S* y) {
+void ForwardBlock(Channels<S, 1> channels, Steps<S> steps, S* h, S* y) {
   constexpr int N = kLanes<S>;
   using V = Register<S>;
   const Block<S> d = Block<S>::Load(channels.d);
@@ -117,7 +148,7 @@ struct Tape {
 };
 
 template <class S, bool zoh, bool care>
-void Record(Channels<S> channels, Steps<S> steps, Tape<S> tape) {
+void Record(Channels<S, 1> channels, Steps<S> steps, Tape<S> tape) {
   constexpr int N = kLanes<S>;
   using V = Register<S>;
   const int64_t states = steps.states, row = states * kBlock<S>;
@@ -163,7 +194,7 @@ struct Cotangents {
 };
 
 template <class S, bool zoh, bool care>
-void BackwardBlock(Channels<S> channels, Steps<S> steps, Tape<S> tape,
+void BackwardBlock(Channels<S, 1> channels, Steps<S> steps, Tape<S> tape,
                    Cotangents<S> g) {
   constexpr int N = kLanes<S>;
   using V = Register<S>;

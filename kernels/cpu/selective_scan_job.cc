@@ -57,11 +57,13 @@ class EntryJob : public Job {
   }
 
  protected:
-  int64_t element() const { return loops_.element_bytes; }
-  int64_t state() const { return loops_.state_bytes; }
-  int64_t inputs() const { return extents_.steps * extents_.channels * element(); }
-  int64_t matrices() const { return extents_.steps * extents_.states * element(); }
-  int64_t all_states() const { return extents_.channels * extents_.states * state(); }
+  int64_t inputs() const { return extents_.steps * extents_.channels * loops_.input_bytes; }
+  int64_t outputs() const { return extents_.steps * extents_.channels * loops_.element_bytes; }
+  int64_t matrices() const { return extents_.steps * extents_.states * loops_.element_bytes; }
+  int64_t skips() const { return extents_.channels * loops_.scalar_bytes; }
+  int64_t all_states() const {
+    return extents_.channels * extents_.states * loops_.state_bytes;
+  }
   int64_t all_starts() const { return CeilDiv(extents_.steps, extents_.chunk) * all_states(); }
 
   Operand Of(const Array& array, int64_t entry_bytes) const {
@@ -112,11 +114,11 @@ class ForwardJob : public EntryJob {
         a_(Of(scan.a, all_states())),
         b_(Of(scan.b, matrices())),
         c_(Of(scan.c, matrices())),
-        d_(Of(scan.d, extents_.channels * state())),
+        d_(Of(scan.d, skips())),
         h0_(Of(scan.h0, all_states())),
         reset_(Of(scan.reset, extents_.steps)),
         h_last_(Of(scan.h_last, all_states())),
-        y_(Of(scan.y, inputs())),
+        y_(Of(scan.y, outputs())),
         starts_(Of(scan.starts, all_starts())) {}
 
   void Run(int64_t task) override {
@@ -146,13 +148,13 @@ class BackwardJob : public EntryJob {
   BackwardJob(const Backward& backward, int64_t threads)
       : EntryJob(backward.extents, threads, kBackwardTasks),
         g_last_(Of(backward.g_last, all_states())),
-        g_y_(Of(backward.g_y, inputs())),
+        g_y_(Of(backward.g_y, outputs())),
         u_(Of(backward.u, inputs())),
         dt_(Of(backward.dt, inputs())),
         a_(Of(backward.a, all_states())),
         b_(Of(backward.b, matrices())),
         c_(Of(backward.c, matrices())),
-        d_(Of(backward.d, extents_.channels * state())),
+        d_(Of(backward.d, skips())),
         reset_(Of(backward.reset, extents_.steps)),
         starts_(Of(backward.starts, all_starts())),
         du_(Of(backward.du, inputs())),
@@ -160,7 +162,7 @@ class BackwardJob : public EntryJob {
         da_(Of(backward.da, all_states())),
         db_(Of(backward.db, matrices())),
         dc_(Of(backward.dc, matrices())),
-        dd_(Of(backward.dd, extents_.channels * state())),
+        dd_(Of(backward.dd, skips())),
         dh0_(Of(backward.dh0, all_states())) {
     // Groups of channels share b and c: each has its own sums.
     if (groups_ > 1) partial_.reset(new char[2 * tasks_ * partial_bytes()]);
@@ -206,7 +208,7 @@ class BackwardJob : public EntryJob {
   }
 
  private:
-  int64_t partial_bytes() const { return extents_.steps * extents_.states * state(); }
+  int64_t partial_bytes() const { return extents_.steps * extents_.states * loops_.state_bytes; }
 
   const Operand g_last_, g_y_, u_, dt_, a_, b_, c_, d_, reset_, starts_;
   const Operand du_, ddt_, da_, db_, dc_, dd_, dh0_;

@@ -36,7 +36,8 @@ struct Loops {
   void (*reduce)(void* to, const void* from, int64_t count, int64_t terms);
   void (*exponentials)(const void* dt, const void* a, bool care, bool zoh, void* e, int64_t count);
   int64_t lanes;
-  int64_t element_bytes, state_bytes;
+  // Of u and dt; of B, C and y; of D; of A and the states.
+  int64_t input_bytes, element_bytes, scalar_bytes, state_bytes;
 };
 
 namespace baseline {

@@ -58,6 +58,13 @@ template <class E>
 using Scalar = typename E::Scalar;
 template <class E>
 using Storage = typename E::Storage;
+template <class E>
+using Real = std::conditional_t<sizeof(Scalar<E>) == 4, F32, F64>;
+// What the states beside B, C and y of E are in; and u, dt and the parts of B, C and y.
+template <class E>
+using StateOf = std::conditional_t<E::kParts == 2, E, Real<E>>;
+template <class E>
+using PartOf = std::conditional_t<E::kParts == 2, Real<E>, E>;
 
 template <class E>
 void LoadElements(Scalar<E>* to, const Storage<E>* from, int64_t count) {
@@ -146,7 +153,8 @@ class BlockRows {
   const bool in_place_;
 };
 
-// The states (channel, n) of a block's channels as (n, lane), and back.
+// The states (channel, n) of a block's channels as (n, lane), and back. Complex ones are twice as many
+// real ones, and (n, part, lane).
 template <class S>
 void LoadStates(S* to, const void* from, int64_t states, int64_t channel, int64_t count) {
   const S* channels = static_cast<const S*>(from) + channel * states;
@@ -161,6 +169,91 @@ void StoreStates(void* to, const S* from, int64_t states, int64_t channel, int64
     for (int64_t i = 0; i < count; ++i) channels[i * states + n] = from[i];
   }
 }
+
+// ---- complex numbers ------------------------------------------------------------------------
+
+template <class V, int... I>
+[[gnu::always_inline]] inline V EveryOther(V a, V b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (2 * I)...);
+}
+template <class V, int... I>
+[[gnu::always_inline]] inline V EveryOtherFromSecond(V a, V b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (2 * I + 1)...);
+}
+// The lanes of two registers by turns, from lane `first` of both.
+template <int first, class V, int... I>
+[[gnu::always_inline]] inline V ByTurns(V a, V b, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(a, b, (I % 2 * n + first + I / 2)...);
+}
+
+// As LoadRows and StoreRows, of complex numbers, which in `to` are (part, lane).
+template <class S>
+void LoadPlanes(S* to, const void* from, const Rows& rows, int64_t width, int64_t column,
+                int64_t count) {
+  constexpr int n = kLanes<S>;
+  constexpr auto lanes = std::make_integer_sequence<int, n>();
+  using V = Register<S>;
+  const S* row = static_cast<const S*>(from) + 2 * (rows.first * width + column);
+  for (int64_t t = 0; t < rows.count; ++t, row += rows.step * 2 * width, to += 2 * kBlock<S>) {
+    if (count == kBlock<S>) {
+      for (int64_t i = 0; i < kBlock<S>; i += n) {
+        const V first = LoadRaw<V>(row + 2 * i), second = LoadRaw<V>(row + 2 * i + n);
+        StoreRaw(to + i, EveryOther(first, second, lanes));
+        StoreRaw(to + kBlock<S> + i, EveryOtherFromSecond(first, second, lanes));
+      }
+      continue;
+    }
+    for (int64_t i = 0; i < kBlock<S>; ++i) {
+      to[i] = i < count ? row[2 * i] : S{0};
+      to[kBlock<S> + i] = i < count ? row[2 * i + 1] : S{0};
+    }
+  }
+}
+template <class S>
+void StorePlanes(void* to, const S* from, const Rows& rows, int64_t width, int64_t column,
+                 int64_t count) {
+  constexpr int n = kLanes<S>;
+  constexpr auto lanes = std::make_integer_sequence<int, n>();
+  using V = Register<S>;
+  S* row = static_cast<S*>(to) + 2 * (rows.first * width + column);
+  for (int64_t t = 0; t < rows.count; ++t, row += rows.step * 2 * width, from += 2 * kBlock<S>) {
+    if (count == kBlock<S>) {
+      for (int64_t i = 0; i < kBlock<S>; i += n) {
+        const V re = LoadRaw<V>(from + i), im = LoadRaw<V>(from + kBlock<S> + i);
+        StoreRaw(row + 2 * i, ByTurns<0>(re, im, lanes));
+        StoreRaw(row + 2 * i + n, ByTurns<n / 2>(re, im, lanes));
+      }
+      continue;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      row[2 * i] = from[i];
+      row[2 * i + 1] = from[kBlock<S> + i];
+    }
+  }
+}
+
+// As LoadRows and StoreRows, of a block's channels, in planes where they are complex.
+template <class E>
+void LoadBlock(Scalar<E>* to, const void* from, const Rows& rows, int64_t width, int64_t column,
+               int64_t count) {
+  if constexpr (E::kParts == 1) {
+    LoadRows<E>(to, kBlock<Scalar<E>>, from, rows, width, column, count);
+  } else {
+    LoadPlanes(to, from, rows, width, column, count);
+  }
+}
+template <class E>
+void StoreBlock(void* to, const Scalar<E>* from, const Rows& rows, int64_t width, int64_t column,
+                int64_t count) {
+  if constexpr (E::kParts == 1) {
+    StoreRows<E>(to, from, kBlock<Scalar<E>>, rows, width, column, count);
+  } else {
+    StorePlanes(to, from, rows, width, column, count);
+  }
+}
+
+// ---- what does not change over time ------------------------------------------------------------
 
 template <class S>
 void LoadLanes(S* to, const void* from, int64_t channel, int64_t count) {

@@ -1,10 +1,11 @@
-// Random problems against the recurrence as it is written, in double, on several threads; and the
-// exponential over its whole range.
+// Random problems against the recurrence as it is written, in complex numbers of doubles, on several
+// threads; and the exponentials over their whole range.
 #include "../selective_scan.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <complex>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -120,7 +121,91 @@ class ExponentialCheck {
   std::vector<S> dt_, a_, e_;
 };
 
+// exp(dt A) of complex A against that of the exact product: for doubles of its value in double and
+// what is left of it.
+template <class S, class Wide>
+class ComplexExponentialCheck {
+ public:
+  ComplexExponentialCheck(Dtype dtype, bool zoh) : dtype_(dtype), zoh_(zoh) {}
+
+  void Run() {
+    const double most = std::numeric_limits<S>::max_exponent * std::log(2.0) - 3;
+    const double worst = Worst(true, most, sizeof(S) == 4 ? 1e12 : 1e20);
+    const double inside = Worst(false, most, 2e4);
+    std::printf("exp(dt A), complex: off by %.3f units in the last place at most, %.3f without care\n",
+                worst, inside);
+    if (!(worst <= 4 && inside <= 4)) ++failures;
+
+    const S infinity = std::numeric_limits<S>::infinity(), nan = std::nan("");
+    dt_ = {0, 1, 1, 1, 1, 1, 2};
+    a_ = {3, 4, 0, 0, -infinity, 2, 0, infinity, 0, nan, nan, 0, S(most), 0};
+    const std::vector<S> expected = {1, 0, 1, 0, 0, 0, nan, nan, nan, nan, nan, 0, infinity, 0};
+    Compute(true);
+    for (size_t i = 0; i < e_.size(); ++i) {
+      if (e_[i] == expected[i] || (std::isnan(e_[i]) && std::isnan(expected[i]))) continue;
+      std::printf("part %zu of exp(%g * (%g + %g i)) is %g\n", i % 2, double(dt_[i / 2]),
+                  double(a_[i / 2 * 2]), double(a_[i / 2 * 2 + 1]), double(e_[i]));
+      ++failures;
+    }
+  }
+
+ private:
+  void Compute(bool care) {
+    e_.resize(a_.size());
+    fastscan::selective::Exponentials(dtype_, dt_.data(), a_.data(), care, zoh_, e_.data(),
+                                      static_cast<int64_t>(dt_.size()));
+  }
+
+  // The largest error of a part, in units of the last place of |exp(dt A)|.
+  double Worst(bool care, double most, double largest_angle) {
+    double worst = 0;
+    const int64_t samples = 500'000, at_once = 100'000;
+    for (int64_t done = 0; done < samples; done += at_once) {
+      dt_.clear();
+      a_.clear();
+      for (int64_t i = 0; i < at_once; ++i) {
+        // A third each: a few turns, angles of all sizes, and next to multiples of pi / 2.
+        const double sign = i & 1 ? 1 : -1;
+        double angle = Uniform(-10, 10);
+        if (i % 3 == 1) angle = sign * std::pow(largest_angle, Uniform(-1, 1));
+        if (i % 3 == 2) angle = std::round(Uniform(-50, 50)) * std::acos(0.0) + Uniform(-1e-3, 1e-3);
+        const S dt = static_cast<S>(std::exp2(Uniform(-10, 10)));
+        dt_.push_back(dt);
+        a_.push_back(static_cast<S>(Uniform(-most, most) / dt));
+        a_.push_back(static_cast<S>(angle / dt));
+      }
+      Compute(care);
+      for (size_t i = 0; i < dt_.size(); ++i) {
+        const double dt = dt_[i], im = a_[2 * i + 1], angle = dt * im;
+        const double left = std::fma(dt, im, -angle);
+        const Wide size = std::exp(static_cast<Wide>(dt) * static_cast<Wide>(a_[2 * i]));
+        const Wide c = std::cos(Wide(angle)), s = std::sin(Wide(angle));
+        const Wide re = size * (c * std::cos(Wide(left)) - s * std::sin(Wide(left)));
+        const Wide im_part = size * (s * std::cos(Wide(left)) + c * std::sin(Wide(left)));
+        int exponent;
+        std::frexp(size, &exponent);
+        const Wide unit = std::ldexp(Wide{1}, exponent - std::numeric_limits<S>::digits);
+        for (const Wide error : {e_[2 * i] - re, e_[2 * i + 1] - im_part}) {
+          const double units = static_cast<double>(std::fabs(error) / unit);
+          worst = std::max(worst, std::isnan(units) ? 1e9 : units);
+        }
+      }
+    }
+    return worst;
+  }
+
+  const Dtype dtype_;
+  const bool zoh_;
+  std::vector<S> dt_, a_, e_;  // a and e in pairs
+};
+
 // ---- the scan --------------------------------------------------------------------------------
+
+using Number = std::complex<double>;
+
+bool IsComplex(Dtype dtype) { return dtype == Dtype::kC64 || dtype == Dtype::kC128; }
+bool IsSingle(Dtype dtype) { return dtype == Dtype::kF32 || dtype == Dtype::kC64; }
+bool IsFinite(Number x) { return std::isfinite(x.real()) && std::isfinite(x.imag()); }
 
 int64_t Product(const std::vector<int64_t>& dims) {
   int64_t product = 1;
@@ -128,7 +213,7 @@ int64_t Product(const std::vector<int64_t>& dims) {
   return product;
 }
 
-// An array with batch axes, of float or double.
+// An array with batch axes, of real or complex numbers in float or double.
 struct Buffer {
   Dtype dtype = Dtype::kF32;
   std::vector<int64_t> batch, dims;  // `dims` of all axes
@@ -139,22 +224,31 @@ struct Buffer {
       : dtype(dtype_), batch(std::move(batch_)), dims(batch) {
     dims.insert(dims.end(), core.begin(), core.end());
     // Exactly as large as the array, so that sanitizers see what goes beyond it.
-    bytes.assign(Product(dims) * (dtype == Dtype::kF32 ? 4 : 8), 0x55);
+    bytes.assign(Product(dims) * (IsSingle(dtype) ? 4 : 8) * parts(), 0x55);
   }
   int64_t count() const { return Product(dims); }
-  double operator[](int64_t i) const {
-    return dtype == Dtype::kF32 ? reinterpret_cast<const float*>(bytes.data())[i]
-                                : reinterpret_cast<const double*>(bytes.data())[i];
+  int64_t parts() const { return IsComplex(dtype) ? 2 : 1; }
+  double Scalar(int64_t i) const {
+    return IsSingle(dtype) ? reinterpret_cast<const float*>(bytes.data())[i]
+                           : reinterpret_cast<const double*>(bytes.data())[i];
   }
-  void Set(int64_t i, double value) {
-    if (dtype == Dtype::kF32) {
+  void SetScalar(int64_t i, double value) {
+    if (IsSingle(dtype)) {
       reinterpret_cast<float*>(bytes.data())[i] = static_cast<float>(value);
     } else {
       reinterpret_cast<double*>(bytes.data())[i] = value;
     }
   }
+  Number operator[](int64_t i) const {
+    return IsComplex(dtype) ? Number(Scalar(2 * i), Scalar(2 * i + 1)) : Number(Scalar(i));
+  }
+  double Real(int64_t i) const { return (*this)[i].real(); }
+  void Set(int64_t i, Number value) {
+    SetScalar(i * parts(), value.real());
+    if (IsComplex(dtype)) SetScalar(2 * i + 1, value.imag());
+  }
   void Fill(double low, double high) {
-    for (int64_t i = 0; i < count(); ++i) Set(i, Uniform(low, high));
+    for (int64_t i = 0; i < count() * parts(); ++i) SetScalar(i, Uniform(low, high));
   }
   Array array() { return {bytes.data(), dims.data()}; }
   // The first element of an entry of the full batch.
@@ -184,7 +278,7 @@ struct Problem {
             std::to_string(states) + " chunk " + std::to_string(chunk) + " threads " +
             std::to_string(threads);
     for (const auto& [flag, name] :
-         {std::pair{dtype == Dtype::kF64, " double"}, {zoh, " zoh"}, {reverse, " reverse"},
+         {std::pair{!IsSingle(dtype), " double"}, {IsComplex(dtype), " complex"}, {zoh, " zoh"}, {reverse, " reverse"},
           {with_d, " d"}, {with_reset, " reset"}, {poison, " poisoned"}}) {
       if (flag) text += name;
     }
@@ -200,36 +294,47 @@ std::vector<int64_t> SomeBatch(const std::vector<int64_t>& batch) {
 
 // `expected` and the sum of the sizes of its terms.
 struct Expected {
-  std::vector<double> value, size;
+  std::vector<Number> value;
+  std::vector<double> size;
   explicit Expected(int64_t count) : value(count), size(count) {}
-  void Add(int64_t i, double term) { AddSized(i, term, std::fabs(term)); }
-  void AddSized(int64_t i, double term, double term_size) {
+  void Add(int64_t i, Number term) { AddSized(i, term, std::abs(term)); }
+  void AddSized(int64_t i, Number term, double term_size) {
     value[i] += term;
     size[i] += term_size;
   }
 };
 
+// The cotangent of what is real is the real part of what is expected.
 void Compare(const std::string& name, const Buffer& got, const Expected& expected) {
-  const double precision = got.dtype == Dtype::kF32 ? 2e-5 : 2e-13;
+  const double precision = IsSingle(got.dtype) ? 2e-5 : 2e-13;
   for (int64_t i = 0; i < got.count(); ++i) {
-    const double error = std::fabs(got[i] - expected.value[i]);
-    const bool both_nan = std::isnan(got[i]) && std::isnan(expected.value[i]);
-    if (both_nan || error <= precision * (expected.size[i] + 1e-3)) continue;
-    if (!std::isfinite(expected.value[i]) || !std::isfinite(expected.size[i])) continue;
-    std::printf("%s[%lld] is %.9g, not %.9g\n", name.c_str(), static_cast<long long>(i), got[i],
-                expected.value[i]);
+    const Number value = IsComplex(got.dtype) ? expected.value[i] : expected.value[i].real();
+    if (!IsFinite(value) || !std::isfinite(expected.size[i])) continue;
+    if (std::abs(got[i] - value) <= precision * (expected.size[i] + 1e-3)) continue;
+    std::printf("%s[%lld] is %.9g + %.9g i, not %.9g + %.9g i\n", name.c_str(),
+                static_cast<long long>(i), got[i].real(), got[i].imag(), value.real(),
+                value.imag());
     ++failures;
     return;
   }
 }
 
-double Phi(double z) { return std::fabs(z) < 1e-8 ? 1 + z / 2 : std::expm1(z) / z; }
-double PhiSlope(double z) {
-  if (std::fabs(z) > 0.1) return (std::exp(z) - Phi(z)) / z;
-  double sum = 0, term = 0.5;  // the terms k z^(k-1) / (k+1)!
-  for (int k = 1; k < 14; ++k) {
+// (exp(z) - 1) / z and its derivative.
+Number Phi(Number z) {
+  if (std::abs(z) > 0.5) return (std::exp(z) - 1.0) / z;
+  Number sum = 0, term = 1;  // the terms z^k / (k+1)!
+  for (int k = 0; k < 16; ++k) {
     sum += term;
-    term *= z * (k + 1) / (static_cast<double>(k) * (k + 2));
+    term *= z / (k + 2.0);
+  }
+  return sum;
+}
+Number PhiSlope(Number z) {
+  if (std::abs(z) > 0.5) return (std::exp(z) - Phi(z)) / z;
+  Number sum = 0, term = 0.5;  // the terms k z^(k-1) / (k+1)!
+  for (int k = 1; k < 18; ++k) {
+    sum += term;
+    term *= z * (k + 1.0) / (k * (k + 2.0));
   }
   return sum;
 }
@@ -239,21 +344,26 @@ void Check(const Problem& p) {
   const int64_t T = p.steps, d = p.channels, N = p.states;
   const vector<int64_t> one(p.batch.size(), 1);
   const Dtype t = p.dtype;
+  const Dtype real = IsSingle(t) ? Dtype::kF32 : Dtype::kF64;
   const vector<int64_t> inputs{T, d}, matrices{T, N}, states{d, N};
   const int64_t chunks = (T + p.chunk - 1) / p.chunk;
-  const auto some = [&](vector<int64_t> core) { return Buffer(t, SomeBatch(p.batch), core); };
-  Buffer u = some(inputs), dt = some(inputs), a = some(states);
-  Buffer b = some(matrices), c = some(matrices);
-  Buffer skip = some({d}), h0 = some(states), g_last = some(states), g_y = some(inputs);
-  const auto full = [&](vector<int64_t> core) { return Buffer(t, p.batch, core); };
-  Buffer h_last = full(states), y = full(inputs), starts = full({chunks, N, d});
-  Buffer du = full(inputs), ddt = full(inputs), da = full(states), db = full(matrices);
-  Buffer dc = full(matrices), dd = full({d}), dh0 = full(states);
+  const auto some = [&](Dtype dtype, vector<int64_t> core) {
+    return Buffer(dtype, SomeBatch(p.batch), core);
+  };
+  Buffer u = some(real, inputs), dt = some(real, inputs), a = some(t, states);
+  Buffer b = some(t, matrices), c = some(t, matrices), skip = some(real, {d});
+  Buffer h0 = some(t, states), g_last = some(t, states), g_y = some(t, inputs);
+  const auto full = [&](Dtype dtype, vector<int64_t> core) { return Buffer(dtype, p.batch, core); };
+  Buffer h_last = full(t, states), y = full(t, inputs), starts = full(t, {chunks, N, d});
+  Buffer du = full(real, inputs), ddt = full(real, inputs), da = full(t, states);
+  Buffer db = full(t, matrices), dc = full(t, matrices), dd = full(real, {d}), dh0 = full(t, states);
   for (Buffer* buffer : {&u, &b, &c, &skip, &h0, &g_last, &g_y}) buffer->Fill(-1, 1);
   dt.Fill(0, 0.5);
-  a.Fill(-2 * p.largest_exponent, p.largest_exponent < 4 ? 0.2 : 0);
   for (int64_t i = 0; i < a.count(); ++i) {
-    if (Uniform(0, 1) < 0.2) a.Set(i, Uniform(0, 1) < 0.5 ? 0 : a[i] * 1e-4);
+    const double angle = Uniform(-9, 9) * p.largest_exponent;
+    const double size = Uniform(-2 * p.largest_exponent, p.largest_exponent < 4 ? 0.2 : 0);
+    const double kind = Uniform(0, 1);
+    a.Set(i, Number(size, angle) * (kind < 0.1 ? 0 : kind < 0.2 ? 1e-4 : 1));
   }
   vector<uint8_t> flags(T);
   for (int64_t i = 0; i < T; ++i) flags[i] = p.with_reset && Uniform(0, 1) < 0.2;
@@ -303,59 +413,63 @@ void Check(const Problem& p) {
   Expected e_y(y.count()), e_last(h_last.count()), e_starts(starts.count()), e_du(du.count());
   Expected e_ddt(ddt.count()), e_da(da.count()), e_db(db.count()), e_dc(dc.count());
   Expected e_dd(dd.count()), e_dh0(dh0.count());
-  vector<double> h(T + 1), size(T + 1), e(T);
+  vector<Number> h(T + 1), e(T);
+  vector<double> size(T + 1);
   for (int64_t entry = 0; entry < Product(p.batch); ++entry) {
     const auto of = [&](const Buffer& x) { return x.Entry(p.batch, entry); };
     for (int64_t k = 0; k < d; ++k) {
-      const double d_k = p.with_d ? skip[of(skip) + k] : 0;
+      const double d_k = p.with_d ? skip.Real(of(skip) + k) : 0;
       for (int64_t i = 0; i < T; ++i) {
-        const double u_t = u[of(u) + i * d + k], g = g_y[of(g_y) + i * d + k];
+        const double u_t = u.Real(of(u) + i * d + k);
+        const Number g = g_y[of(g_y) + i * d + k];
         e_y.Add(of(y) + i * d + k, d_k * u_t);
         e_du.Add(of(du) + i * d + k, d_k * g);
         e_dd.Add(of(dd) + k, u_t * g);
       }
       for (int64_t n = 0; n < N; ++n) {
-        const double A = a[of(a) + k * N + n];
+        const Number A = a[of(a) + k * N + n];
         h[0] = h0[of(h0) + k * N + n];
-        size[0] = std::fabs(h[0]);
+        size[0] = std::abs(h[0]);
         for (int64_t i = 0; i < T; ++i) {
           const int64_t s = at(i);
-          const double dt_t = dt[of(dt) + s * d + k], u_t = u[of(u) + s * d + k];
-          const double weight = p.zoh ? dt_t * Phi(dt_t * A) : dt_t;
-          const double drive = weight * b[of(b) + s * N + n] * u_t;
+          const double dt_t = dt.Real(of(dt) + s * d + k), u_t = u.Real(of(u) + s * d + k);
+          const Number weight = p.zoh ? dt_t * Phi(dt_t * A) : dt_t;
+          const Number drive = weight * b[of(b) + s * N + n] * u_t;
           e[i] = flags[s] ? 0 : std::exp(dt_t * A);
           h[i + 1] = (flags[s] ? 0 : e[i] * h[i]) + drive;
-          size[i + 1] = (flags[s] ? 0 : e[i] * size[i]) + std::fabs(drive);
-          const double c_t = c[of(c) + s * N + n];
-          e_y.AddSized(of(y) + s * d + k, c_t * h[i + 1], std::fabs(c_t) * size[i + 1]);
+          size[i + 1] = (flags[s] ? 0 : std::abs(e[i]) * size[i]) + std::abs(drive);
+          const Number c_t = c[of(c) + s * N + n];
+          e_y.AddSized(of(y) + s * d + k, c_t * h[i + 1], std::abs(c_t) * size[i + 1]);
           if (i % p.chunk == 0) {
             e_starts.AddSized(of(starts) + (i / p.chunk * N + n) * d + k, h[i], size[i]);
           }
         }
         e_last.AddSized(of(h_last) + k * N + n, h[T], size[T]);
-        double carried = g_last[of(g_last) + k * N + n], carried_size = std::fabs(carried);
+        Number carried = g_last[of(g_last) + k * N + n];
+        double carried_size = std::abs(carried);
         for (int64_t i = T - 1; i >= 0; --i) {
           const int64_t s = at(i);
-          const double dt_t = dt[of(dt) + s * d + k], u_t = u[of(u) + s * d + k];
-          const double b_t = b[of(b) + s * N + n], c_t = c[of(c) + s * N + n];
-          const double g = g_y[of(g_y) + s * d + k];
-          const double lambda = carried + g * c_t, sized = carried_size + std::fabs(g * c_t);
-          const double z = dt_t * A, weight = p.zoh ? dt_t * Phi(z) : dt_t;
+          const double dt_t = dt.Real(of(dt) + s * d + k), u_t = u.Real(of(u) + s * d + k);
+          const Number b_t = b[of(b) + s * N + n], c_t = c[of(c) + s * N + n];
+          const Number g = g_y[of(g_y) + s * d + k], lambda = carried + g * c_t;
+          const double sized = carried_size + std::abs(g * c_t);
+          const Number z = dt_t * A, weight = p.zoh ? dt_t * Phi(z) : dt_t;
           const int64_t input = s * d + k, pair = s * N + n, state = of(da) + k * N + n;
-          e_dc.AddSized(of(dc) + pair, g * h[i + 1], std::fabs(g) * size[i + 1]);
-          e_db.AddSized(of(db) + pair, lambda * weight * u_t, sized * std::fabs(weight * u_t));
-          e_du.AddSized(of(du) + input, lambda * weight * b_t, sized * std::fabs(weight * b_t));
-          const double of_weight = lambda * u_t * b_t, of_size = sized * std::fabs(u_t * b_t);
-          const double slope = p.zoh ? std::exp(z) : 1;
-          e_ddt.AddSized(of(ddt) + input, of_weight * slope, of_size * slope);
+          e_dc.AddSized(of(dc) + pair, g * h[i + 1], std::abs(g) * size[i + 1]);
+          e_db.AddSized(of(db) + pair, lambda * weight * u_t, sized * std::abs(weight * u_t));
+          e_du.AddSized(of(du) + input, lambda * weight * b_t, sized * std::abs(weight * b_t));
+          const Number of_weight = lambda * u_t * b_t;
+          const double of_size = sized * std::abs(u_t * b_t);
+          const Number slope = p.zoh ? std::exp(z) : 1;
+          e_ddt.AddSized(of(ddt) + input, of_weight * slope, of_size * std::abs(slope));
           if (p.zoh) {
-            const double by_a = dt_t * dt_t * PhiSlope(z);
-            e_da.AddSized(state, of_weight * by_a, of_size * std::fabs(by_a));
+            const Number by_a = dt_t * dt_t * PhiSlope(z);
+            e_da.AddSized(state, of_weight * by_a, of_size * std::abs(by_a));
           }
           carried = flags[s] ? 0 : e[i] * lambda;
-          carried_size = flags[s] ? 0 : e[i] * sized;
+          carried_size = flags[s] ? 0 : std::abs(e[i]) * sized;
           if (flags[s]) continue;
-          e_ddt.AddSized(of(ddt) + input, carried * h[i] * A, carried_size * size[i] * std::fabs(A));
+          e_ddt.AddSized(of(ddt) + input, carried * h[i] * A, carried_size * size[i] * std::abs(A));
           e_da.AddSized(state, carried * h[i] * dt_t, carried_size * size[i] * dt_t);
         }
         e_dh0.AddSized(of(dh0) + k * N + n, carried, carried_size);
@@ -377,7 +491,8 @@ void Check(const Problem& p) {
 
 Problem RandomProblem() {
   Problem p;
-  p.dtype = Pick({0, 1}) ? Dtype::kF64 : Dtype::kF32;
+  const Dtype dtypes[] = {Dtype::kF32, Dtype::kF64, Dtype::kC64, Dtype::kC128};
+  p.dtype = dtypes[Pick({0, 1, 2, 3})];
   for (int64_t i = Pick({0, 0, 1, 2}); i > 0; --i) p.batch.push_back(Pick({1, 2, 3}));
   p.steps = Pick({0, 1, 2, 15, 16, 17, 40, 65});
   p.channels = Pick({1, 2, 3, 8, 15, 16, 17, 33, 70});
@@ -400,6 +515,8 @@ int main(int argc, char** argv) {
   for (const bool zoh : {false, true}) {
     ExponentialCheck<float, double>(Dtype::kF32, zoh).Run();
     ExponentialCheck<double, long double>(Dtype::kF64, zoh).Run();
+    ComplexExponentialCheck<float, double>(Dtype::kC64, zoh).Run();
+    ComplexExponentialCheck<double, long double>(Dtype::kC128, zoh).Run();
   }
   for (int i = 0; i < problems; ++i) Check(RandomProblem());
   std::printf("%s: %d random problems, %d failures\n", fastscan::InstructionSet(), problems,
