@@ -4,6 +4,8 @@ They are an implementation like the others, so what the other tests say of any i
 asked of them here, over fewer cases: an interpreted one takes a second.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,9 +148,15 @@ def test_sizes(implementation, case):
     check_against_oracle(implementation, case, "float32")
 
 
+EVERY_FORM = [*BROADCASTS, *LAYOUTS, *alternate(EMPTY)]
+
+
 @triton_only
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float64", "complex64"])
-@over([*BROADCASTS, *LAYOUTS, *alternate(EMPTY)])
-def test_every_form(implementation, dtype, case):
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    list(zip(EVERY_FORM, itertools.cycle(["float64", "complex64"]), strict=False)),
+    ids=str,
+)
+def test_every_form(implementation, case, dtype):
     check_against_oracle(implementation, case, dtype)

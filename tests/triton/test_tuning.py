@@ -2,8 +2,10 @@
 
 import itertools
 
+import jax.numpy as jnp
 import pytest
 
+from fastscan.bench import ptx_cases
 from fastscan.kernels.triton import tuning
 from fastscan.kernels.triton.tuning import Device, Problem, Tile, choose
 
@@ -83,3 +85,23 @@ def test_a_tile_on_trial_takes_the_place_of_both():
         assert choose(problem).tile == Tile(4, 2)
         assert choose(Problem(64, 8192, 2048, 4, gradient=True)).tile != Tile(4, 2)
     assert choose(problem) == usual
+
+
+def test_every_tile_is_among_those_that_are_compiled():
+    """By `fastscan.bench.ptx`, which looks for spilled registers."""
+    compiled = set()
+    for name in ptx_cases.DTYPES:
+        dtype = jnp.dtype(name)
+        planes = 2 if dtype.kind == "c" else 1
+        for _, (rows, length, channels), _, _ in ptx_cases._linear_cases(name):
+            for gradient in (False, True):
+                problem = Problem(
+                    rows, length, channels, dtype.itemsize // planes, planes, gradient
+                )
+                compiled.add(kind(problem))
+    assert {kind(problem) for problem in PROBLEMS} <= compiled
+
+
+def kind(problem):
+    config = choose(problem)
+    return tuning.key(problem, config.channels), config.vector, config.tile
