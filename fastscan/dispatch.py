@@ -37,6 +37,8 @@ class Implementation:
     """What is missing and how to get it; None where the implementation is ready."""
     reserved: str | None = None
     """Why it runs only where the caller names it; None where the automatic choice may take it."""
+    proven: tuple[str, ...] = ()
+    """The families that the automatic choice may take all the same."""
 
     @property
     def available(self) -> bool:
@@ -50,6 +52,10 @@ class Implementation:
         if platform not in self.platforms:
             return f"runs on {', '.join(self.platforms)} only"
         return self.missing or self.module(case.family).supports(case)
+
+    def reserves(self, case: Case) -> str | None:
+        """Why it runs `case` only where the caller names it, or None where it need not."""
+        return None if case.family in self.proven else self.reserved
 
     def module(self, family: str) -> ModuleType:
         """The file with this implementation's functions for a family."""
@@ -100,6 +106,7 @@ def implementations() -> dict[str, Implementation]:
             "fastscan.kernels.triton",
             triton.missing(),
             triton.reserved(),
+            triton.proven(),
         ),
         Implementation(
             "scan",
@@ -155,7 +162,9 @@ def preference(case: Case, platform: str) -> tuple[str, ...]:
     rows = implementations()
     names = (*_native(platform), *fallback(case, platform))
     return tuple(
-        name for name in names if case.family in rows[name].families and not rows[name].reserved
+        name
+        for name in names
+        if case.family in rows[name].families and not rows[name].reserves(case)
     )
 
 
@@ -231,7 +240,7 @@ def canonical_names(implementation: str | Sequence[str] | None) -> tuple[str, ..
 def _reserved(case: Case, platform: str) -> list[str]:
     """The names that the automatic choice passes over, although they have a kernel for `case`."""
     rows = ((name, implementations()[name]) for name in _native(platform))
-    return [name for name, row in rows if row.reserved and case.family in row.families]
+    return [name for name, row in rows if case.family in row.families and row.reserves(case)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +302,9 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
                 for platform in PLATFORMS:
                     for name in wanted or (*_reserved(case, platform), *preference(case, platform)):
                         row = implementations()[name]
-                        reason = row.declines(case, platform) or (None if wanted else row.reserved)
+                        reason = row.declines(case, platform) or (
+                            None if wanted else row.reserves(case)
+                        )
                         rows.append((label, platform, name, reason))
             for inner in called_by(equation):
                 visit(getattr(inner, "jaxpr", inner))

@@ -17,10 +17,10 @@ import jaxlib.gpu_triton
 TARGETS = ("triton_kernel_call", "triton_kernel_call_ffi")
 """The custom calls of a compiled program: jax-triton's two, of which a version uses one."""
 
-PROVEN = False
-"""Whether the kernels have passed their tests on a GPU (`bench/gpu.sh`), with results committed.
+PROVEN: tuple[str, ...] = ()
+"""The families whose kernels passed their tests on a GPU (`bench/gpu.sh`), results committed.
 
-Until then the automatic choice passes over them.
+The automatic choice passes over the others.
 """
 
 
@@ -34,11 +34,16 @@ def platforms() -> tuple[str, ...]:
     return ("cpu",) if interpreted() else ("cuda",)
 
 
-def reserved() -> str | None:
-    """Why the kernels run only where they are named; None where the automatic choice may."""
+def reserved() -> str:
+    """Why the kernels run only where they are named, but for the families in `proven`."""
     if interpreted():
         return "is interpreted here (TRITON_INTERPRET), which is for tests: runs only by name"
-    return None if PROVEN else "runs only by name until its tests have passed on a GPU"
+    return "runs only by name until its tests have passed on a GPU"
+
+
+def proven() -> tuple[str, ...]:
+    """The families that the automatic choice may give to the kernels."""
+    return () if interpreted() else PROVEN
 
 
 def missing() -> str | None:

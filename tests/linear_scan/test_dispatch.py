@@ -1,15 +1,18 @@
 """The choice of an implementation: the rule, its explanation, and the one warning."""
 
+import dataclasses
 import functools
 import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fastscan
 from fastscan import dispatch
 from fastscan.kernels import cpu
+from fastscan.kernels.case import FusedCase
 from tests.helpers import (
     NAMES,
     Case,
@@ -209,3 +212,13 @@ def test_a_reserved_implementation_runs_by_name_only():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "triton" not in lowered(None, x[None])
+
+
+def test_what_is_proven_of_a_reserved_implementation_is_chosen():
+    """Family by family: the others stay reserved."""
+    row = dataclasses.replace(
+        fastscan.implementations()["triton"], reserved="not yet", proven=("selective",)
+    )
+    linear = dispatch.LinearCase((2, 4, 3), 1, False, np.dtype("float32"), (2, 4, 3), False)
+    assert row.reserves(linear) == "not yet"
+    assert row.reserves(FusedCase("selective", (), (), ())) is None
