@@ -1,14 +1,14 @@
 // exp(a b) of a register of real a and complex b. Included once per instruction set, after
 // exponential.h and as it is: inside an unnamed namespace.
 //
-// exp(a b) = exp(a Re b) (cos(a Im b) + i sin(a Im b)), where the first factor is PowerOfTwo's. With
-// Im b / pi = c + rest, a number and what rounding it has left, a c + a rest = k + f where k, the half
-// turns, is whole and |f| <= 1/2: the sign is that of k, and sin(pi f) and cos(pi f) are polynomials.
-// As with PowerOfTwo, f is what remains of the exact product a c, so that many turns cost no digits.
+// exp(a b) = exp(a Re b) (cos(a Im b) + i sin(a Im b)), of which the first factor is PowerOfTwo's.
+// With Im b / pi = c + rest, a number and what rounding it has left, a c + a rest = k + f where k, the
+// half turns, is whole and |f| <= 1/2: whether k is odd gives the sign, and sin(pi f) and cos(pi f)
+// are polynomials. As there, f is what remains of the exact product a c: many turns cost no digits.
 //
 // Errors of either part stay within 4 units in the last place of |exp(a b)|.
 // exp(0) is 1, exp(-inf + i x) is 0; NaN and infinite angles make both parts NaN. Where a c exceeds
-// kHalfTurns, k would not be whole: the C library takes over, lane by lane.
+// kHalfTurns, a rest takes f out of its range: the C library takes over, lane by lane.
 
 #include <cmath>
 
@@ -24,8 +24,9 @@ struct TurnConstants<float> {
   // sin(pi f) / f - 2 and (cos(pi f) - 1) / f^2 + 4, of f^2.
   static constexpr float kSine[] = {1.1415926069021225f, -5.167707920074463f, 2.550044059753418f,
                                     -0.5981061458587646f, 0.07732110470533371f};
-  static constexpr float kCosine[] = {-0.9348021745681763f, 4.058710098266602f, -1.3352208137512207f,
-                                      0.23497268557548523f, -0.024447588250041008f};
+  static constexpr float kCosine[] = {-0.9348021745681763f, 4.058710098266602f,
+                                      -1.3352208137512207f, 0.23497268557548523f,
+                                      -0.024447588250041008f};
 };
 
 template <>
@@ -102,7 +103,8 @@ template <class S, bool any, class V>
     constexpr int n = kVectorBytes / static_cast<int>(sizeof(S));
     using Words = Vector<int64_t, kVectorBytes / 8>;
     const V half_turns = a * turns;
-    const Words beyond = BitCast<Words>((half_turns > X::kHalfTurns) | (half_turns < -X::kHalfTurns));
+    const Words beyond =
+        BitCast<Words>((half_turns > X::kHalfTurns) | (half_turns < -X::kHalfTurns));
     int64_t large = 0;
     for (int i = 0; i < kVectorBytes / 8; ++i) large |= beyond[i];
     if (__builtin_expect(large != 0, false)) {
@@ -153,9 +155,9 @@ template <class S>
 template <class S>
 struct ComplexFactor {
   using V = Vector<S, kVectorBytes / static_cast<int>(sizeof(S))>;
-  V exponent, rest;           // SplitExponent of the real part
-  V turns, turns_rest;        // and SplitTurns of
-  V imaginary;                // the imaginary one
+  V exponent, rest;     // SplitExponent of the real part
+  V turns, turns_rest;  // and SplitTurns of
+  V imaginary;          // the imaginary one
 };
 
 template <class S>

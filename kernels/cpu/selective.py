@@ -26,7 +26,7 @@ def _input_dtype(case: FusedCase) -> np.dtype:
 
 
 def _given(case: FusedCase, operands: Operands, *names: str) -> list[Array]:
-    """u and dt, and then these."""
+    """The inputs u and dt, then what is named."""
     inputs = [operands[name].astype(_input_dtype(case)) for name in ("u", "dt")]
     return [*inputs, *(operands[name] for name in names)]
 

@@ -45,9 +45,9 @@ struct Backward {
 std::unique_ptr<Job> MakeJob(const Scan& scan, int64_t threads);
 std::unique_ptr<Job> MakeJob(const Backward& backward, int64_t threads);
 
-// exp(dt[i] a[i]) of `count` real dt, and real or complex a, in float or double (`dtype` is that of
-// a), as the kernels compute it (exponential.h, complex_exponential.h), with zoh or without: with `care` for every size of dt[i] a[i], else where the result is well inside the
-// range.
+// exp(dt[i] a[i]) of `count` real dt and real or complex a in float or double (`dtype` is that of a),
+// as the kernels compute it (exponential.h, complex_exponential.h), with zoh or without: with `care`
+// for every size of dt[i] a[i], else where it is well inside the range.
 void Exponentials(Dtype dtype, const void* dt, const void* a, bool care, bool zoh, void* e,
                   int64_t count);
 

@@ -1,8 +1,6 @@
 // The loops of `selective_scan_blocks.h` for complex states, whose real and imaginary parts lie in
-// registers of their own (planes). Included once per instruction set, after that header and as it is:
-// inside an unnamed namespace.
-
-#include <complex>
+// registers of their own (planes). Included once per instruction set, after that header and as it
+// is: inside an unnamed namespace.
 
 namespace fastscan {
 namespace selective {
@@ -11,15 +9,15 @@ namespace {
 template <class S>
 struct Channels<S, 2> {
   static constexpr int kRows = 9;
-  // Below that, (exp(dt A) - 1) / A is dt for every dt up to 10^7; dt A might be a subnormal number.
+  // Below that, (exp(dt A) - 1) / A is dt for every dt up to 10^7, while dt A may be subnormal.
   static constexpr S kNextToZero = sizeof(S) == 4 ? 1e-15 : 1e-30;
-  S* a;                     // (n, part, lane)
-  S* inverse_a;             // 1 / A, and 0 where
-  S* is_zero;               // (n, lane): A is next to 0, which is marked by a 1
-  S *exponent, *rest;       // SplitExponent of the real part
-  S *turns, *turns_rest;    // SplitTurns of the imaginary part
-  S* d;                     // (lane)
-  S* limit;                 // (lane): up to this |dt|, dt A is in the range of its exponential
+  S* a;                   // (n, part, lane)
+  S* inverse_a;           // 1 / A, and 0 where
+  S* is_zero;             // (n, lane): A is next to 0, which is marked by a 1
+  S *exponent, *rest;     // SplitExponent of the real part
+  S *turns, *turns_rest;  // SplitTurns of the imaginary part
+  S* d;                   // (lane)
+  S* limit;               // (lane): up to this |dt|, dt A is in the range of its exponential
 
   Channels(S* at, int64_t row)
       : a(at),
@@ -40,16 +38,19 @@ struct Channels<S, 2> {
         const int64_t at = n * kBlock<S> + i, re = at + n * kBlock<S>, im = re + kBlock<S>;
         SplitExponent(a[re], exponent[at], rest[at]);
         SplitTurns(a[im], turns[at], turns_rest[at]);
-        const std::complex<double> value(a[re], a[im]);
-        is_zero[at] = std::abs(value) < kNextToZero;
-        const std::complex<double> inverse = is_zero[at] != 0 ? 0.0 : 1.0 / value;
-        inverse_a[re] = static_cast<S>(inverse.real());
-        inverse_a[im] = static_cast<S>(inverse.imag());
+        const S x = a[re] < 0 ? -a[re] : a[re], y = a[im] < 0 ? -a[im] : a[im];
+        // By this size, squares neither overflow nor vanish.
+        const S size = x > y ? x : y, unit_re = a[re] / size, unit_im = a[im] / size;
+        const S square = size * (unit_re * unit_re + unit_im * unit_im);
+        is_zero[at] = size < kNextToZero;
+        const bool has_inverse = is_zero[at] == 0 && size - size == 0;
+        inverse_a[re] = has_inverse ? unit_re / square : S{0};
+        inverse_a[im] = has_inverse ? -unit_im / square : S{0};
         const S shares[] = {exponent[at] / PowerConstants<S>::kSafe,
                             turns[at] / TurnConstants<S>::kHalfTurns};
         for (const S share : shares) {
-          const S size = share < 0 ? -share : share;
-          largest = size > largest ? size : largest;
+          const S part = share < 0 ? -share : share;
+          largest = part > largest ? part : largest;
           strange += share - share;
         }
       }
@@ -130,7 +131,7 @@ template <class S, bool zoh, bool care>
   return {past.re + x * b.re, past.im + x * b.im};
 }
 
-// Runs over the chunk from the states `h` (n, part, lane), which it updates; `y` is (t, part, lane).
+// Runs over the chunk from the states `h` (n, part, lane), which it updates; y is (t, part, lane).
 template <class S, bool zoh, bool care>
 void ForwardBlock(Channels<S, 2> channels, Steps<S> steps, S* h, S* y) {
   using V = Register<S>;
@@ -185,8 +186,8 @@ void Record(Channels<S, 2> channels, Steps<S> steps, Tape<S> tape) {
   }
 }
 
-// `g` has the states, da and g_y as (n, part, lane) and (t, part, lane), db and dc as (t, n, part) and
-// kLanes numbers each. The cotangents of what is real are real parts.
+// Of the cotangents, those of the states and da are (n, part, lane), g_y is (t, part, lane), and db
+// and dc are (t, n, part) and kLanes numbers each. Those of what is real are real parts.
 template <class S, bool zoh, bool care>
 void BackwardBlock(Channels<S, 2> channels, Steps<S> steps, Tape<S> tape, Cotangents<S> g) {
   constexpr int N = kLanes<S>;

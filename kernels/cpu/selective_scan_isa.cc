@@ -125,7 +125,8 @@ void Forward(const Extents& x, const ForwardEntry& entry, int64_t begin, int64_t
     const bool has_cut = LoadFlags(cut, entry.reset, rows);
     for_blocks([&](int64_t i, int64_t channel, int64_t count) {
       const BlockRows<Part> of(rows, x.channels, channel, count, false);
-      StoreBlock<StateOf<E>>(entry.starts, h + i * row, states_of_chunk, x.channels, channel, count);
+      StoreBlock<StateOf<E>>(entry.starts, h + i * row, states_of_chunk, x.channels, channel,
+                             count);
       const Steps<S> steps{of.Load(entry.u, u), of.Load(entry.dt, dt), of.pitch(), b, c, cut,
                            has_cut, rows.count, x.states};
       const auto forward = kForward.of[x.zoh][NeedsCare(steps, channels[i])];

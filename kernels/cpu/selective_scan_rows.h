@@ -153,8 +153,8 @@ class BlockRows {
   const bool in_place_;
 };
 
-// The states (channel, n) of a block's channels as (n, lane), and back. Complex ones are twice as many
-// real ones, and (n, part, lane).
+// The states (channel, n) of a block's channels as (n, lane), and back. Complex ones are twice as
+// many real ones, (n, part, lane).
 template <class S>
 void LoadStates(S* to, const void* from, int64_t states, int64_t channel, int64_t count) {
   const S* channels = static_cast<const S*>(from) + channel * states;

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import every_implementation
+from tests.helpers import every_implementation, native_only
 from tests.selective_scan.problems import Problem, apply, outputs_and_vjp
 
 CUT = 9
 
 
-def _arguments(reverse):
+def _arguments(reverse, complex_=()):
     problem = Problem(20, 3, 2, (2,), reverse=reverse)
-    arguments = problem.arguments("float64")
+    arguments = problem.arguments("float64", complex_)
     arguments["reset"] = jnp.broadcast_to(jnp.arange(20) == CUT, (2, 20))
     return problem, arguments
 
@@ -21,7 +21,17 @@ def _arguments(reverse):
 @every_implementation
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_passes_a_reset(implementation, reverse):
-    problem, clean = _arguments(reverse)
+    _check_that_nothing_passes(implementation, *_arguments(reverse))
+
+
+@native_only
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nothing_passes_a_reset_of_complex_states(implementation, reverse):
+    _check_that_nothing_passes(implementation, *_arguments(reverse, ("A", "B", "C", "h0")))
+
+
+def _check_that_nothing_passes(implementation, problem, clean):
+    reverse = problem.reverse
     before = slice(CUT + 1, None) if reverse else slice(0, CUT)
     after = slice(0, CUT + 1) if reverse else slice(CUT, None)
     poisoned = clean | {"h0": clean["h0"] * np.inf}
@@ -29,7 +39,8 @@ def test_nothing_passes_a_reset(implementation, reverse):
         poisoned[name] = clean[name].at[:, before].set(np.nan)
     # Cotangents of what is after the reset alone.
     g_y = jnp.zeros((2, 20, 3)).at[:, after].set(1.0)
-    cotangents = (jnp.ones((2, 3, 2)), g_y)
+    dtype = clean["A"].dtype
+    cotangents = (jnp.ones((2, 3, 2), dtype), g_y.astype(dtype))
     results = [
         outputs_and_vjp(implementation, problem, arguments, cotangents)
         for arguments in (clean, poisoned)

@@ -25,7 +25,7 @@ def _stacked(arguments, mapped):
 
 def _loss(implementation, arguments, **options):
     h_last, y = apply(implementation, arguments, **options)
-    return jnp.sum(jnp.cos(h_last)) + jnp.sum(y**2)
+    return jnp.real(jnp.sum(jnp.cos(h_last)) + jnp.sum(y**2))
 
 
 def _gradient(implementation, arguments):
@@ -34,11 +34,15 @@ def _gradient(implementation, arguments):
 
 
 @pytest.mark.parametrize(
-    ("implementation", "mapped"),
-    [*((None, subset) for subset in SUBSETS), *((name, SUBSETS[3]) for name in FALLBACKS)],
+    ("implementation", "mapped", "complex_"),
+    [
+        *((None, subset, ()) for subset in SUBSETS),
+        (None, SUBSETS[3], ("A", "B", "C", "h0")),
+        *((name, SUBSETS[3], ()) for name in FALLBACKS),
+    ],
 )
-def test_vmap(implementation, mapped):
-    arguments, axes = _stacked(SMALL.arguments("float64"), mapped)
+def test_vmap(implementation, mapped, complex_):
+    arguments, axes = _stacked(SMALL.arguments("float64", complex_), mapped)
 
     def run(name):
         def both(a):

@@ -64,9 +64,30 @@ def test_16_bit_floats(implementation, problem):
         check(implementation, problem, dtype)
 
 
-@table("scan", "associative", problems=TABLE[1:2])
+@table("cpu", *FALLBACKS, problems=TABLE[1:2])
 def test_complex(implementation, problem):
     check(implementation, problem, "float32", ("A", "B", "C"))
+
+
+@table("cpu", problems=(*TABLE[:1], *MORE[:2]))
+def test_native_complex(implementation, problem):
+    check(implementation, problem, "float64", ("A", "h0"))
+    check(implementation, problem, "float32", ("A", "B", "C", "h0"))
+
+
+@native_only
+def test_complex_states_of_16_bit_inputs(implementation):
+    problem = Problem(40, 5, 3, reset="random")
+    arguments = problem.arguments("bfloat16", ("A",))
+    cotangents = problem.cotangents(jax.eval_shape(lambda a: apply("scan", a), arguments))
+    outputs, gradients = outputs_and_vjp(implementation, problem, arguments, cotangents)
+    expected, wanted = outputs_and_vjp("scan", problem, arguments, cotangents)
+    assert gradients["u"].dtype == gradients["B"].dtype == jnp.bfloat16
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), outputs, expected)
+    for name, gradient in gradients.items():
+        # Rounded to 16 bits, those of the fallback in the sums of a chunk too.
+        got, expect = (np.asarray(v).astype(np.complex64) for v in (gradient, wanted[name]))
+        np.testing.assert_allclose(got, expect, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("name", ["A", "B", "C", "h0"])
