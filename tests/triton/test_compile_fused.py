@@ -5,11 +5,30 @@ import pytest
 from tests.helpers import run_python
 from tests.triton.test_compile import compiles
 
+# Those with the least registers to spare. `python -m fastscan.bench.ptx` compiles all.
+TIGHTEST = {
+    "attention": ["float32 K=64 V=65", "bfloat16 K=64 V=65"],
+    "matrix": ["float32 n=16 m=8", "float64"],
+    "selective": ["float32 N=16", "bfloat16 N=16", "float64 N=4"],
+}
+
+COMPILE = """
+import sys
+import jax
+jax.config.update("jax_enable_x64", True)
+from fastscan.bench import ptx, ptx_cases
+family, *cases = sys.argv[1:]
+for launch in ptx_cases.FAMILIES[family]():
+    if any(case in launch.case for case in cases):
+        print("report:", ptx.compile_launch(launch, 90))
+"""
+
 
 @compiles
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["attention", "matrix", "selective"])
+@pytest.mark.parametrize("family", TIGHTEST)
 def test_no_registers_spill(family):
-    """Of what the rules choose, on both architectures; the report fails where one spills."""
-    report = run_python("-m", "fastscan.bench.ptx", family, TRITON_INTERPRET="0", timeout=1800)
-    assert f"{family} float32" in report and " 0 spills" in report
+    printed = run_python("-c", COMPILE, family, *TIGHTEST[family], TRITON_INTERPRET="0")
+    reports = [line for line in printed.splitlines() if line.startswith("report:")]
+    assert len(reports) >= 2 * len(TIGHTEST[family])
+    assert [report for report in reports if " 0 spills" not in report] == []
