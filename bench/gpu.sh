@@ -43,8 +43,8 @@ if "$PYTHON" -c 'import xdist' 2>/dev/null; then
     parallel=(-n 6)
 fi
 failed=0
-timeout 240 "$PYTHON" -m pytest tests/triton/test_linear.py -p no:cacheprovider -q "${parallel[@]}" \
-    -m "slow or not slow" 2>&1 | tee "$output/tests.txt" | tail -n 30 || failed=1
+timeout 240 "$PYTHON" -m pytest tests/triton/test_{linear,selective,attention,matrix}.py \
+    -p no:cacheprovider -q "${parallel[@]}" -m "slow or not slow" 2>&1 | tee "$output/tests.txt" | tail -n 30 || failed=1
 timeout 240 "$PYTHON" -m fastscan.bench.gpu "$output" || failed=1
 # Other packages' scans, where they are installed: no failure if they are not.
 timeout 50 "$PYTHON" bench/torch_scans.py | tee "$output/torch.jsonl" || true
