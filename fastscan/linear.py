@@ -44,9 +44,9 @@ def linear_scan(
             axis: (..., T) for all channels, (..., T, n) for each of n groups of them.
         axis: The time axis of `x`.
         reverse: Run from the last step to the first; `reset[t]` then cuts h[t+1] -> h[t].
-        implementation: None for the automatic choice; "cpu" (native kernels), "pallas" (kernels
-            for TPUs), "scan" or "associative" (JAX's own scans) for that one or an error; a
-            sequence of names for the first that fits.
+        implementation: None for the automatic choice; "cpu" (native kernels), "triton" (kernels for
+            GPUs), "pallas" (for TPUs), "scan" or "associative" (JAX's own scans) for that one or an
+            error; a sequence of names for the first that fits.
 
     Returns:
         `h_last`, the state after the last step (h0 where T is 0), and `h`, all states, of the

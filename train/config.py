@@ -74,7 +74,7 @@ class Train:
     """Packed sequences per update."""
     seed: int = 0
     """Seed of the initialisation, the data order, the augmentation and dropout."""
-    implementation: Literal["cpu", "pallas", "scan", "associative"] | None = None
+    implementation: Literal["cpu", "triton", "pallas", "scan", "associative"] | None = None
     """How the scan runs; None takes the best one that is installed."""
     architecture: Architecture = field(default_factory=Architecture)
     lru: LRUOptions = field(default_factory=LRUOptions)

@@ -18,7 +18,8 @@ from fastscan.bench.cases.case import Arguments, Case, Sweep
 class SelectiveCase(Case):
     """A shape of `selective_scan`: `batch` sequences of `steps` in `channels` of `states` each.
 
-    `episode` is the mean number of steps between resets.
+    `episode` is the mean number of steps between resets. With `complex_states` A, the states and y
+    are complex64.
     """
 
     family: ClassVar[str] = "selective"
@@ -31,11 +32,23 @@ class SelectiveCase(Case):
     of: str = "float32"
     discretization: Literal["euler", "zoh"] = "euler"
     episode: int | None = None
+    complex_states: bool = False
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of u, dt, B, C and y."""
+        """The dtype of u, dt, B, C and, where the states are real, y."""
         return jnp.dtype(self.of)
+
+    @property
+    def state_dtype(self) -> np.dtype:
+        """The dtype of A and of the states."""
+        least = jnp.complex64 if self.complex_states else jnp.float32
+        return jnp.promote_types(self.dtype, least)
+
+    @property
+    def y_dtype(self) -> np.dtype:
+        """The dtype of y."""
+        return self.state_dtype if self.complex_states else self.dtype
 
     @property
     def size(self) -> Mapping[str, int]:
@@ -46,6 +59,8 @@ class SelectiveCase(Case):
     def description(self) -> str:
         """The shape of u, the states of a channel, and what else sets the case apart."""
         parts = [f"{self.of} {(self.batch, self.steps, self.channels)}, N {self.states}"]
+        if self.complex_states:
+            parts.append("complex states")
         if self.discretization != "euler":
             parts.append(self.discretization)
         if self.episode is not None:
@@ -58,8 +73,9 @@ class SelectiveCase(Case):
         row = self.batch * self.steps * self.dtype.itemsize
         u, b = row * self.channels, row * self.states
         reset = 0 if self.episode is None else self.batch * self.steps
-        forward = 3 * u + 2 * b + reset  # reads u, dt, B, C; writes y
-        backward = 5 * u + 4 * b + reset  # and y's cotangent; writes those of u, dt, B, C
+        y = 2 * u if self.complex_states else u
+        forward = 2 * u + y + 2 * b + reset  # reads u, dt, B, C; writes y
+        backward = 4 * u + y + 4 * b + reset  # and y's cotangent; writes those of u, dt, B, C
         return {"floor": 3 * u, "forward": forward, "gradient": forward + backward}
 
     def arguments(self) -> Arguments:
@@ -72,11 +88,12 @@ class SelectiveCase(Case):
             return random.standard_normal(shape).astype(dtype)
 
         dt = np.exp(random.uniform(math.log(1e-3), math.log(1e-1), (*over_time, self.channels)))
-        a = -np.tile(np.arange(1.0, self.states + 1), (self.channels, 1))
+        n = np.arange(1.0, self.states + 1)
+        a = np.tile(-0.5 + 1j * np.pi * n if self.complex_states else -n, (self.channels, 1))
         operands = (
             normal((*over_time, self.channels)),
             dt.astype(self.dtype),
-            a.astype(accumulator),
+            a.astype(self.state_dtype),
             normal((*over_time, self.states)),
             normal((*over_time, self.states)),
             np.ones(self.channels, accumulator),
@@ -85,8 +102,8 @@ class SelectiveCase(Case):
         if self.episode is not None:
             constants = (random.random(over_time) < 1 / self.episode,)
         cotangents = (
-            normal((self.batch, self.channels, self.states), accumulator),
-            normal((*over_time, self.channels)),
+            normal((self.batch, self.channels, self.states), self.state_dtype),
+            normal((*over_time, self.channels), self.y_dtype),
         )
         return Arguments(operands, constants, cotangents)
 
@@ -144,7 +161,7 @@ class SelectiveCase(Case):
         gates = self._gates(u, dt, A, B, reset)
         _, h = lax.associative_scan(combine, gates, axis=1)
         y = jnp.einsum("btdn,btn->btd", h, C.astype(A.dtype)) + D * u.astype(A.dtype)
-        return h[:, -1], y.astype(u.dtype)
+        return h[:, -1], y.astype(self.y_dtype)
 
     def _scan(self, *arguments: Array) -> tuple[Array, Array]:
         """The recurrence as it is commonly written with `lax.scan`."""
@@ -161,7 +178,7 @@ class SelectiveCase(Case):
         start = jnp.zeros((self.batch, *A.shape), A.dtype)
         h_last, y = lax.scan(step, start, {k: jnp.moveaxis(v, 1, 0) for k, v in rows.items()})
         y = jnp.moveaxis(y, 0, 1) + D * u.astype(A.dtype)
-        return h_last, y.astype(u.dtype)
+        return h_last, y.astype(self.y_dtype)
 
 
 def _sweep_point(steps: int, channels: int, *sweeps: Sweep) -> SelectiveCase:
@@ -238,6 +255,15 @@ CASES: tuple[SelectiveCase, ...] = (
         channels=64,
         states=16,
         discretization="zoh",
+    ),
+    SelectiveCase(
+        name="complex",
+        source="the layer of the first case with the complex A of S4D-Lin (Gu et al. 2022)",
+        batch=1,
+        steps=4096,
+        channels=256,
+        states=16,
+        complex_states=True,
     ),
     SelectiveCase(
         name="wide-state",

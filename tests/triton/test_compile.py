@@ -74,7 +74,7 @@ def test_wide_tiles_compile_to_what_was_meant():
 @pytest.mark.slow
 def test_no_registers_spill():
     """The backward pass holds most; `python -m fastscan.bench.ptx` compiles all the rest."""
-    dtypes = ["float32", "bfloat16", "float64", "complex64"]
+    dtypes = ["float32", "complex64"]
     found = reports(dtypes, backward_only=True) + reports(["float32"], ["few rows"])
     assert [r["launch"] for r in found if r["spills"]] == []
 
