@@ -180,9 +180,13 @@ _checked: dict[bytes, str | None] = {}
 
 
 def _shape_of(text: str, *counts: int) -> str:
-    """The text of a jaxpr without the number of elements; numbers that it calculates with stay."""
+    """The text of a jaxpr without the number of elements; numbers that it calculates with stay.
+
+    Without white space too, as longer numbers break lines elsewhere.
+    """
     numbers = "|".join(map(str, counts))
-    return re.sub(rf"(?<![\w.])({numbers})(?![\w.:])", "T", text)
+    text = re.sub(rf"(?<![\w.])({numbers})(?![\w.:])", "T", text)
+    return re.sub(r"\s+", "", text)
 
 
 def _bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:

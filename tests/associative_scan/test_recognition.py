@@ -210,3 +210,20 @@ got, want = (s(fn, (a, a)) for s in (fastscan.associative_scan, jax.lax.associat
 assert all(g.dtype == w.dtype and jnp.allclose(g, w) for g, w in zip(got, want))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("count", [2, 8, 9, 1025, 100_000])
+def test_any_number_of_elements_is_recognised(count):
+    """Its jaxpr, by which the check is remembered, is text whose lines numbers break."""
+
+    def fn(left, right):
+        keep = ~right[2][:, None]
+        return (
+            right[0] * left[0] * keep,
+            right[0] * (left[1] * keep) + right[1],
+            left[2] | right[2],
+        )
+
+    wide = jax.ShapeDtypeStruct((count, 64), jnp.complex64)
+    elems = (wide, wide, jax.ShapeDtypeStruct((count,), jnp.bool_))
+    assert "not recognised" not in str(fastscan.explain(scan_of(fn), elems))
