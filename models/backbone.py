@@ -5,11 +5,11 @@ from typing import Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
-from fastscan.models.layer import Layer, check_sequence
+from fastscan.models.dense import dense
+from fastscan.models.layer import Layer
 
 Mixing = Literal["glu", "gelu"]
 
@@ -73,39 +73,21 @@ class ResidualBlock(Layer):
         """Return the recurrence's initial carry."""
         return self.recurrence.init_carry()
 
-    def __call__(
-        self,
-        carry: PyTree | None,
-        xs: Float[Array, "time features"],
-        *,
-        reset: Bool[Array, " time"] | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[PyTree, Float[Array, "time features"]]:
-        """Run over a whole sequence; see `Layer.__call__`."""
-        check_sequence(self, xs)
+    def forward(self, carry, xs, *, reset, key, return_states):
+        """Run over a whole sequence; see `Layer.forward`."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         normed = jax.vmap(self.norm)(xs) if self.prenorm else xs
-        carry, zs = self.recurrence(carry, normed, reset=reset, key=keys[0])
+        carry, zs, states = self.recurrence.forward(
+            carry, normed, reset=reset, key=keys[0], return_states=return_states
+        )
         zs = self._drop(jax.nn.gelu(zs), keys[1])
         zs = self._drop(self._mix(zs), keys[2])
         ys = xs + zs.astype(xs.dtype)
-        return carry, ys if self.prenorm else jax.vmap(self.norm)(ys)
-
-    def step(
-        self,
-        carry: PyTree | None,
-        x: Float[Array, " features"],
-        *,
-        reset: Bool[Array, ""] | None = None,
-    ) -> tuple[PyTree, Float[Array, " features"]]:
-        """Run a single step; see `Layer.step`."""
-        carry, z = self.recurrence.step(carry, self.norm(x) if self.prenorm else x, reset=reset)
-        y = x + self._mix(jax.nn.gelu(z)).astype(x.dtype)
-        return carry, y if self.prenorm else self.norm(y)
+        return carry, ys if self.prenorm else jax.vmap(self.norm)(ys), states
 
     def _mix(self, z):
-        value = _dense(self.mix, z)
-        return value if self.gate is None else value * jax.nn.sigmoid(_dense(self.gate, z))
+        value = dense(self.mix, z)
+        return value if self.gate is None else value * jax.nn.sigmoid(dense(self.gate, z))
 
     def _drop(self, zs, key):
         return self.dropout(zs, key=key, inference=key is None)
@@ -185,47 +167,16 @@ class ResidualBackbone(Layer):
         """Return the initial carries of all blocks."""
         return tuple(block.init_carry() for block in self.blocks)
 
-    def __call__(
-        self,
-        carry: tuple[PyTree, ...] | None,
-        xs: Float[Array, "time features"],
-        *,
-        reset: Bool[Array, " time"] | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[tuple[PyTree, ...], Float[Array, "time outputs"]]:
-        """Run over a whole sequence; see `Layer.__call__`."""
-        check_sequence(self, xs)
-        carries = self.init_carry() if carry is None else carry
+    def forward(self, carry, xs, *, reset, key, return_states):
+        """Run over a whole sequence; see `Layer.forward`."""
         keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
-        zs = _dense(self.encoder, xs).astype(xs.dtype)
-        after = []
-        for block, block_carry, block_key in zip(self.blocks, carries, keys, strict=True):
-            block_carry, zs = block(block_carry, zs, reset=reset, key=block_key)
+        zs = dense(self.encoder, xs).astype(xs.dtype)
+        after, states = [], []
+        for block, block_carry, block_key in zip(self.blocks, carry, keys, strict=True):
+            block_carry, zs, block_states = block.forward(
+                block_carry, zs, reset=reset, key=block_key, return_states=return_states
+            )
             after.append(block_carry)
+            states.append(block_states)
         normed = zs if self.norm is None else jax.vmap(self.norm)(zs)
-        return tuple(after), _dense(self.head, normed).astype(xs.dtype)
-
-    def step(
-        self,
-        carry: tuple[PyTree, ...] | None,
-        x: Float[Array, " features"],
-        *,
-        reset: Bool[Array, ""] | None = None,
-    ) -> tuple[tuple[PyTree, ...], Float[Array, " outputs"]]:
-        """Run a single step; see `Layer.step`."""
-        carries = self.init_carry() if carry is None else carry
-        x = jnp.asarray(x)
-        z = _dense(self.encoder, x).astype(x.dtype)
-        after = []
-        for block, block_carry in zip(self.blocks, carries, strict=True):
-            block_carry, z = block.step(block_carry, z, reset=reset)
-            after.append(block_carry)
-        normed = z if self.norm is None else self.norm(z)
-        return tuple(after), _dense(self.head, normed).astype(x.dtype)
-
-
-def _dense(linear: eqx.nn.Linear, xs: Float[Array, "... features"]) -> Float[Array, "... outputs"]:
-    # `jax.vmap(linear)` computes `weight @ x`, whose result over time is transposed in memory, and
-    # XLA then copies it back on the CPU.
-    ys = xs @ linear.weight.T
-    return ys if linear.bias is None else ys + linear.bias
+        return tuple(after), dense(self.head, normed).astype(xs.dtype), tuple(states)

@@ -3,11 +3,10 @@
 import abc
 
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray
+from jaxtyping import Array, Float, Inexact
 
 import fastscan
-from fastscan.models.layer import Implementation, Layer, check_sequence
+from fastscan.models.layer import Implementation, Layer
 
 
 class LinearRecurrence(Layer):
@@ -20,7 +19,7 @@ class LinearRecurrence(Layer):
     ```
 
     The kernels, resets, the carry, the gradient and the single step come from
-    `fastscan.linear_scan`. The initial carry is zero.
+    `fastscan.linear_scan`. `init_carry()` gives h[-1], zeros of the shape and dtype of one state.
     """
 
     implementation: eqx.AbstractVar[Implementation]
@@ -41,47 +40,11 @@ class LinearRecurrence(Layer):
     ) -> Float[Array, "time outputs"]:
         """Return the outputs from all states and inputs."""
 
-    def states(
-        self,
-        carry: Inexact[Array, "..."] | None,
-        xs: Float[Array, "time features"],
-        *,
-        reset: Bool[Array, " time"] | None = None,
-    ) -> tuple[Inexact[Array, "..."], Inexact[Array, "time ..."]]:
-        """Return the carry after the last step, and the state after every step."""
-        return self._scan(carry, xs, reset, self.implementation)
-
-    def __call__(
-        self,
-        carry: Inexact[Array, "..."] | None,
-        xs: Float[Array, "time features"],
-        *,
-        reset: Bool[Array, " time"] | None = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Inexact[Array, "..."], Float[Array, "time outputs"]]:
-        """Run over a whole sequence; see `Layer.__call__`. `key` is not used."""
-        del key
-        carry, hs = self.states(carry, xs, reset=reset)
-        return carry, self.readout(hs, xs)
-
-    def step(
-        self,
-        carry: Inexact[Array, "..."] | None,
-        x: Float[Array, " features"],
-        *,
-        reset: Bool[Array, ""] | None = None,
-    ) -> tuple[Inexact[Array, "..."], Float[Array, " outputs"]]:
-        """Run a single step; see `Layer.step`."""
-        xs = jnp.asarray(x)[None]
-        flags = None if reset is None else jnp.asarray(reset)[None]
-        # XLA turns a loop of one step into plain arithmetic, which fuses with what surrounds it.
-        carry, hs = self._scan(carry, xs, flags, "scan")
-        return carry, self.readout(hs, xs)[0]
-
-    def _scan(self, carry, xs, reset, implementation):
-        check_sequence(self, xs)
+    def forward(self, carry, xs, *, reset, key, return_states):
+        """Run over a whole sequence; see `Layer.forward`."""
+        del key, return_states  # the states are there in any case
         decay, inputs = self.decay_and_input(xs)
-        carry = self.init_carry() if carry is None else carry
-        return fastscan.linear_scan(
-            decay, inputs, carry, reset=reset, implementation=implementation
+        carry, hs = fastscan.linear_scan(
+            decay, inputs, carry, reset=reset, implementation=self.implementation
         )
+        return carry, self.readout(hs, xs), hs

@@ -47,6 +47,30 @@ def test_step_equals_parallel(name, starts):
 
 
 @every_model
+@pytest.mark.parametrize("starts", [(), STARTS], ids=["no-reset", "resets"])
+def test_states_are_the_carries_after_every_step(name, starts):
+    model, xs, reset = make(name), sequence(), flags(*starts)
+    carry = carry_after(model)
+
+    def step(carry, inputs):
+        carry, _ = model.step(carry, inputs[0], reset=inputs[1])
+        return carry, carry
+
+    last, ys, states = run(model, carry, xs, reset=reset, return_states=True)
+    assert jax.tree.structure(states) == jax.tree.structure(carry)
+    assert_close((last, states), jax.jit(lambda c: jax.lax.scan(step, c, (xs, reset)))(carry))
+    assert_close((last, ys), run(model, carry, xs, reset=reset))
+
+
+@every_model
+def test_flags_of_every_dtype(name):
+    model, xs, reset = make(name), sequence(), flags(*STARTS)
+    expected = run(model, None, xs, reset=reset)
+    for dtype in ("int32", "float32"):
+        assert_close(run(model, None, xs, reset=reset.astype(dtype)), expected)
+
+
+@every_model
 def test_step_starts_from_the_initial_carry(name):
     model, x = make(name), sequence()[0]
     step = jax.jit(lambda carry, reset: model.step(carry, x, reset=reset))
@@ -185,6 +209,10 @@ def test_bad_inputs_name_the_cure(name):
         model(None, jnp.zeros((T, FEATURES + 1)))
     with pytest.raises(TypeError, match="int32"):
         model(None, jnp.zeros((T, FEATURES), jnp.int32))
+    with pytest.raises(ValueError, match=r"of shape \(13,\).*got \(13, 3\)"):
+        model(None, sequence(), reset=jnp.zeros((T, FEATURES), bool))
+    with pytest.raises(TypeError, match="complex64"):
+        model(None, sequence(), reset=jnp.zeros(T, "complex64"))
 
 
 @every_model

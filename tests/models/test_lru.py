@@ -74,7 +74,7 @@ def test_memax(implementation, starts):
     lru, reset = with_parameters(parameters, implementation), inputs[f"start_{starts}"]
     carry, ys = run(lru, None, inputs["x"], reset=reset)
     assert_parity(ys, outputs[f"y_{starts}"])
-    _, states = jax.jit(lambda x: lru.states(None, x, reset=reset))(inputs["x"])
+    _, _, states = run(lru, None, inputs["x"], reset=reset, return_states=True)
     # memax's state is the product of the decays and then the state itself.
     assert_parity(states, outputs[f"hs_{starts}/1"])
     assert_parity(carry, outputs[f"hs_{starts}/1"][-1])
@@ -131,7 +131,7 @@ def test_normalisation_keeps_the_variance():
     """White input of variance one gives states of variance one, whatever the eigenvalue."""
     lru = LRU(8, 64, r_min=0.5, r_max=0.95, key=jax.random.key(2))
     xs = jax.random.normal(jax.random.key(3), (40_000, 8), jnp.float32)
-    _, states = jax.jit(lambda x: lru.states(None, x))(xs)
+    _, _, states = run(lru, None, xs, return_states=True)
     expected = np.sum(np.square(lru.B_re) + np.square(lru.B_im), axis=1)
     variance = np.mean(np.square(np.abs(states[200:])), axis=0)
     np.testing.assert_allclose(variance, expected, rtol=0.15)
@@ -162,7 +162,7 @@ def test_float64_parameters():
     decay, inputs = lru.decay_and_input(xs)
     assert inputs.dtype == jnp.complex128
     _, expected = fastscan.reference.linear_scan(decay, inputs)
-    np.testing.assert_allclose(lru.states(None, xs)[1], expected, rtol=1e-12)
+    np.testing.assert_allclose(lru(None, xs, return_states=True)[2], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import pytest
 
 from fastscan.models import LRU, Layer, ResidualBackbone, ResidualBlock
+from fastscan.models.state_space import ENTRIES
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
+# Sizes that differ from the number of features, so that a mixed-up axis is an error.
+SMALL = {"lru": {"state_size": 6, **OPTIONS}}
 
 
 def _lru(key):
@@ -30,8 +33,13 @@ def _backbone(key):
     )
 
 
+def _layer(entry, key):
+    return entry.make(FEATURES, key=key, **SMALL.get(entry.name, {}))
+
+
+# The zoo by name, and what is built from it.
 MAKERS = {
-    "lru": _lru,
+    **{entry.name: functools.partial(_layer, entry) for entry in ENTRIES},
     "lru-rectangular": lambda key: LRU(FEATURES, 6, 5, key=key, **OPTIONS),
     "block-glu-prenorm": lambda key: ResidualBlock(_lru(key), dtype=jnp.float32, key=key),
     "block-gelu-postnorm": lambda key: ResidualBlock(
@@ -51,6 +59,6 @@ every_model = pytest.mark.parametrize("name", MAKERS)
 
 
 @eqx.filter_jit
-def run(model, carry, xs, *, reset=None, key=None):
+def run(model, carry, xs, *, reset=None, key=None, return_states=False):
     """Call the model, compiled: one compilation a shape is faster than one an operation."""
-    return model(carry, xs, reset=reset, key=key)
+    return model(carry, xs, reset=reset, key=key, return_states=return_states)
