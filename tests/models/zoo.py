@@ -7,8 +7,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastscan.models import LRU, Layer, ResidualBackbone, ResidualBlock
-from fastscan.models.state_space import ENTRIES
+from fastscan.models import (
+    LRU,
+    Chain,
+    Layer,
+    Pointwise,
+    ResidualBackbone,
+    ResidualBlock,
+    RunningMean,
+    available,
+)
+from fastscan.models import make as make_model
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
@@ -33,19 +42,41 @@ def _backbone(key):
     )
 
 
+def _pooled_heads(key):
+    return make_model(
+        "lru",
+        input_size=FEATURES,
+        hidden_size=4,
+        output_size=2,
+        num_heads=2,
+        backbone=functools.partial(
+            ResidualBackbone, mixing="swiglu", norm="rms", feedforward=2, pooling="mean"
+        ),
+        key=key,
+        **OPTIONS,
+    )
+
+
 def _layer(entry, key):
     return entry.make(FEATURES, key=key, **SMALL.get(entry.name, {}))
 
 
 # The zoo by name, and what is built from it.
 MAKERS = {
-    **{entry.name: functools.partial(_layer, entry) for entry in ENTRIES},
+    **{entry.name: functools.partial(_layer, entry) for entry in available().values()},
     "lru-rectangular": lambda key: LRU(FEATURES, 6, 5, key=key, **OPTIONS),
     "block-glu-prenorm": lambda key: ResidualBlock(_lru(key), dtype=jnp.float32, key=key),
     "block-gelu-postnorm": lambda key: ResidualBlock(
         _lru(key), mixing="gelu", prenorm=False, dtype=jnp.float32, key=key
     ),
+    "block-half-glu": lambda key: ResidualBlock(
+        _lru(key), mixing="half_glu", dtype=jnp.float32, key=key
+    ),
     "backbone": _backbone,
+    "backbone-pooled-heads": _pooled_heads,
+    "chain": lambda key: Chain(
+        [Pointwise(jnp.tanh, FEATURES), _lru(key), RunningMean(FEATURES, dtype=jnp.float32)]
+    ),
 }
 
 
@@ -55,7 +86,10 @@ def make(name: str) -> Layer:
     return MAKERS[name](jax.random.key(7))
 
 
-every_model = pytest.mark.parametrize("name", MAKERS)
+# All tests of a model in one process: they share its compiled programs.
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MAKERS]
+)
 
 
 @eqx.filter_jit
