@@ -7,6 +7,7 @@ from fastscan.models.linear_attention.attention import LinearAttention, Operands
 from fastscan.models.linear_attention.delta import DeltaNet
 from fastscan.models.linear_attention.fast_weights import FART, FWP
 from fastscan.models.linear_attention.gated_delta import GDN, DeltaProduct
+from fastscan.models.linear_attention.ttt import TTTLinear
 
 
 def _square(width: int) -> dict[str, int]:
@@ -55,6 +56,14 @@ ENTRIES = (
         "Siems et al. 2025, arXiv:2502.10297",
         "O(T r K V) work, O(T r (K + V)) memory, r steps a token",
     ),
+    Entry(
+        "ttt-linear",
+        TTTLinear,
+        _square,
+        "a linear model as the state, which takes a gradient step at every token",
+        "Sun et al. 2024, arXiv:2407.04620",
+        "O(T K V) work, O(T (K + V)) memory",
+    ),
 )
 
 __all__ = [
@@ -66,4 +75,5 @@ __all__ = [
     "DeltaProduct",
     "LinearAttention",
     "Operands",
+    "TTTLinear",
 ]

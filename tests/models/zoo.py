@@ -7,13 +7,29 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastscan.models import LRU, Layer, ResidualBackbone, ResidualBlock
-from fastscan.models.state_space import ENTRIES
+from fastscan.models import (
+    LRU,
+    Layer,
+    ResidualBackbone,
+    ResidualBlock,
+    linear_attention,
+    state_space,
+)
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
-SMALL = {"lru": {"state_size": 6, **OPTIONS}}
+HEADS = {"key_size": 5, "value_size": 3, "num_heads": 2, "dtype": jnp.float32}
+SMALL = {
+    "lru": {"state_size": 6, **OPTIONS},
+    "fart": HEADS,
+    "fwp": HEADS,
+    "deltanet": HEADS,
+    "gdn": HEADS,
+    "deltaproduct": HEADS,
+    "ttt-linear": HEADS,
+}
+ENTRIES = (*state_space.ENTRIES, *linear_attention.ENTRIES)
 
 
 def _lru(key):
