@@ -22,7 +22,16 @@ from fastscan.models import make as make_model
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
-SMALL = {"lru": {"state_size": 6, **OPTIONS}}
+HEADS = {"key_size": 5, "value_size": 3, "num_heads": 2, "dtype": jnp.float32}
+SMALL = {
+    "lru": {"state_size": 6, **OPTIONS},
+    "fart": HEADS,
+    "fwp": HEADS,
+    "deltanet": HEADS,
+    "gdn": HEADS,
+    "deltaproduct": HEADS,
+    "ttt-linear": HEADS,
+}
 
 
 def _lru(key):
@@ -58,7 +67,7 @@ def _pooled_heads(key):
 
 
 def _layer(entry, key):
-    return entry.make(FEATURES, key=key, **SMALL.get(entry.name, {}))
+    return entry.make(FEATURES, key=key, **{"dtype": jnp.float32} | SMALL.get(entry.name, {}))
 
 
 # The zoo by name, and what is built from it.
