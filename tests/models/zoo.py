@@ -7,13 +7,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastscan.models import LRU, Layer, ResidualBackbone, ResidualBlock
-from fastscan.models.state_space import ENTRIES
+from fastscan.models import LRU, Layer, ResidualBackbone, ResidualBlock, gated, state_space
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
-SMALL = {"lru": {"state_size": 6, **OPTIONS}}
+SMALL = {
+    "lru": {"state_size": 6, **OPTIONS},
+    "s4d": {"state_size": 8, "dt_min": 0.05, "dt_max": 0.5},
+    "s5": {"state_size": 8, "blocks": 2, "dt_min": 0.05, "dt_max": 0.5},
+    "mamba": {"state_size": 5, "dt_min": 0.05, "dt_max": 0.5},
+}
+ENTRIES = (*state_space.ENTRIES, *gated.ENTRIES)
 
 
 def _lru(key):
@@ -34,7 +39,7 @@ def _backbone(key):
 
 
 def _layer(entry, key):
-    return entry.make(FEATURES, key=key, **SMALL.get(entry.name, {}))
+    return entry.make(FEATURES, key=key, **{"dtype": jnp.float32} | SMALL.get(entry.name, {}))
 
 
 # The zoo by name, and what is built from it.
