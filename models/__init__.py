@@ -13,7 +13,12 @@ from fastscan.models.registry import available, make
 from fastscan.models.state_space import LRU
 
 __all__ = [
+    "HGRN",
     "LRU",
+    "RGLRU",
+    "S4D",
+    "S5",
+    "BidirectionalS5",
     "Cell",
     "Chain",
     "Encoder",
@@ -21,6 +26,7 @@ __all__ = [
     "FeedForwardBlock",
     "Layer",
     "LinearRecurrence",
+    "Mamba",
     "Memoroid",
     "MultiHead",
     "Noncausal",
