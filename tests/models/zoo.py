@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastscan.models import LRU, Layer, ResidualBackbone, ResidualBlock
-from fastscan.models.state_space import ENTRIES
+from fastscan.models import LRU, Layer, ResidualBackbone, ResidualBlock, cells, state_space
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
+ENTRIES = (*state_space.ENTRIES, *cells.ENTRIES)
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
-SMALL = {"lru": {"state_size": 6, **OPTIONS}}
+CELL = {"state_size": 4, "output_size": FEATURES, "dtype": jnp.float32}
+SMALL = {"lru": {"state_size": 6, **OPTIONS}} | {entry.name: CELL for entry in cells.ENTRIES}
 
 
 def _lru(key):
