@@ -2,11 +2,17 @@
 
 from typing import Any
 
+from fastscan.models.cells.antisymmetric import AntisymmetricRNN
+from fastscan.models.cells.clockwork import ClockworkRNN
 from fastscan.models.cells.elman import Elman, WilsonCowan
 from fastscan.models.cells.gated import GRU, LSTM, MGU
 from fastscan.models.cells.indrnn import IndRNN
-from fastscan.models.cells.orthogonal import Spherical
+from fastscan.models.cells.lipschitz import LipschitzRNN
+from fastscan.models.cells.orthogonal import ExpRNN, Spherical
+from fastscan.models.cells.oscillator import CoRNN
 from fastscan.models.cells.recurrent_cell import RecurrentCell
+from fastscan.models.cells.tied_gru import TiedGRU
+from fastscan.models.cells.unitary import UnitaryRNN
 from fastscan.models.entry import Entry
 
 
@@ -74,12 +80,76 @@ ENTRIES = (
         _DENSE,
     ),
     Entry(
+        "antisymmetric",
+        AntisymmetricRNN,
+        _square,
+        "stable differential equation with imaginary eigenvalues",
+        "Chang et al. 2019, arXiv:1902.09689",
+        _DENSE,
+    ),
+    Entry(
+        "gated-antisymmetric",
+        AntisymmetricRNN,
+        lambda width: _square(width) | {"gated": True},
+        "stable differential equation with imaginary eigenvalues, gated",
+        "Chang et al. 2019, arXiv:1902.09689",
+        _DENSE,
+    ),
+    Entry(
+        "clockwork",
+        ClockworkRNN,
+        _square,
+        "blocks of units, each updated at its own clock rate",
+        "Koutnik et al. 2014, arXiv:1402.3511",
+        _DENSE,
+    ),
+    Entry(
+        "lipschitz",
+        LipschitzRNN,
+        _square,
+        "differential equation with a linear and a Lipschitz part",
+        "Erichson et al. 2021, arXiv:2006.12070",
+        _DENSE,
+    ),
+    Entry(
+        "unitary",
+        UnitaryRNN,
+        lambda width: _square(width) | {"output_size": width},
+        "unitary evolution: complex rotations by Fourier transforms and reflections",
+        "Arjovsky et al. 2016, arXiv:1511.06464",
+        "O(T N log N) work, O(T N) memory, sequential, N complex units",
+    ),
+    Entry(
+        "cornn",
+        CoRNN,
+        _square,
+        "coupled oscillators, driven and damped",
+        "Rusch & Mishra 2021, arXiv:2010.00951",
+        _DENSE,
+    ),
+    Entry(
+        "heterogeneous-cornn",
+        CoRNN,
+        lambda width: _square(width) | {"gamma": (0.5, 1.5), "epsilon": (0.5, 1.5)},
+        "coupled oscillators, each with a frequency and a damping of its own",
+        "Ceni et al. 2024, AISTATS",
+        _DENSE,
+    ),
+    Entry(
+        "exprnn",
+        ExpRNN,
+        _square,
+        "orthogonal network, by the exponential of a skew-symmetric matrix",
+        "Lezcano-Casado & Martinez-Rubio 2019, arXiv:1901.08428",
+        "O(T N^2 + N^3) work, O(T N) memory, sequential, N units",
+    ),
+    Entry(
         "spherical",
         Spherical,
         _square,
         "a point on a sphere, rotated by every input",
         "Morad et al. 2024, arXiv:2402.09900",
-        "O(T N^3) work, O(T N) memory, sequential, N dimensions",
+        "O(T N^2 F) work, O(T N) memory, sequential, N dimensions, F inputs",
     ),
 )
 
@@ -88,9 +158,16 @@ __all__ = [
     "GRU",
     "LSTM",
     "MGU",
+    "AntisymmetricRNN",
+    "ClockworkRNN",
+    "CoRNN",
     "Elman",
+    "ExpRNN",
     "IndRNN",
+    "LipschitzRNN",
     "RecurrentCell",
     "Spherical",
+    "TiedGRU",
+    "UnitaryRNN",
     "WilsonCowan",
 ]

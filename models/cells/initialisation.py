@@ -36,6 +36,13 @@ def orthogonal(
     return jax.random.orthogonal(key, size, (gates,), dtype).reshape(gates * size, size)
 
 
+def normal(
+    key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int, dtype: DTypeLike
+) -> Float[Array, "..."]:
+    """Return normal weights whose variance is 1 over the number of inputs."""
+    return jax.random.normal(key, shape, dtype) / math.sqrt(fan_in)
+
+
 def uniform(
     key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int, dtype: DTypeLike
 ) -> Float[Array, "..."]:

@@ -1,4 +1,4 @@
-"""A rotation given by its skew-symmetric generator, applied to a vector."""
+"""Rotations, given by their skew-symmetric generators."""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ def skew(angles: Float[Array, " angles"], size: int) -> Float[Array, "size size"
 
 
 @jax.custom_vjp
-def rotate(S: Float[Array, "n n"], h: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Return `expm(S) h` for a skew-symmetric S, from products of S with vectors alone.
+def rotate(S: Float[Array, "n n"], h: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """Return `expm(S) h` for a skew-symmetric S, from products of S with h alone.
 
     The rotation is taken in parts of at most two radians, each a Taylor series. The gradient walks
-    the parts back and rotates the vectors back with them, so that it stores none.
+    the parts back and rotates h back with them, so that it stores none of them.
     """
     return _rotate_forward(S, h)[0]
 
@@ -55,7 +55,7 @@ def _number_of_parts(S: Float[Array, "n n"]) -> Int[Array, ""]:
     return jnp.where(jnp.isfinite(angle), parts, 1).astype(jnp.int32)
 
 
-def _series(A: Float[Array, "n n"], h: Float[Array, " n"]) -> Float[Array, " n"]:
+def _series(A: Float[Array, "n n"], h: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
     # 2^k / k! is below the rounding error from here on.
     terms = 16 if jnp.finfo(A.dtype).bits <= 32 else 25
 
