@@ -21,6 +21,7 @@ from fastscan.models import make as make_model
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
+ENTRIES = (*state_space.ENTRIES, *cells.ENTRIES)
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
 HEADS = {"key_size": 5, "value_size": 3, "num_heads": 2, "dtype": jnp.float32}
 SMALL = {
