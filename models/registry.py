@@ -5,13 +5,18 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from fastscan.models import state_space
+from fastscan.models import cells, gated, linear_attention, state_space
 from fastscan.models.backbone import ResidualBackbone
 from fastscan.models.entry import Entry
 from fastscan.models.layer import Layer
 from fastscan.models.multi_head import MultiHead
 
-_ENTRIES = (*state_space.ENTRIES,)
+_ENTRIES = (
+    *state_space.ENTRIES,
+    *gated.ENTRIES,
+    *linear_attention.ENTRIES,
+    *cells.ENTRIES,
+)
 
 
 def available() -> dict[str, Entry]:

@@ -16,16 +16,23 @@ from fastscan.models import (
     ResidualBlock,
     RunningMean,
     available,
+    cells,
 )
 from fastscan.models import make as make_model
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
-ENTRIES = (*state_space.ENTRIES, *cells.ENTRIES)
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
 HEADS = {"key_size": 5, "value_size": 3, "num_heads": 2, "dtype": jnp.float32}
-SMALL = {
+CELL = {"state_size": 4, "output_size": FEATURES}
+SMALL = {entry.name: CELL for entry in cells.ENTRIES} | {
     "lru": {"state_size": 6, **OPTIONS},
+    "s4d": {"state_size": 8, "dt_min": 0.05, "dt_max": 0.5},
+    "s5": {"state_size": 8, "blocks": 2, "dt_min": 0.05, "dt_max": 0.5},
+    "mamba": {"state_size": 5, "dt_min": 0.05, "dt_max": 0.5},
+    "gated-linear-rnn": {"hidden_size": 4},
+    "hgrn": {"state_size": 4, "lower_bound": 0.3},
+    "griffin": {"hidden_size": 4, "blocks": 2},
     "fart": HEADS,
     "fwp": HEADS,
     "deltanet": HEADS,
