@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from fastscan import planes
 from fastscan.kernels.associative import associative_scan as jax_scan
 from fastscan.linear import linear_scan
 from fastscan.matrix import matrix_scan
 from fastscan.recognition import Interpreter
 from fastscan.values import (
+    Coupled,
     Known,
     Linear,
     Matrix,
@@ -37,6 +39,10 @@ class Runner(Protocol):
 
     def delayed(self, states: Any) -> Any:
         """The state before each step. What stands at the first step is never used."""
+        ...
+
+    def complex(self, dtype: np.dtype, real: Any, imag: Any) -> Any:
+        """Complex numbers with parts of a dtype, of two arrays that broadcast."""
         ...
 
     def scan(self, recurrence: Recurrence, element: Known) -> Any:
@@ -65,10 +71,19 @@ def states(
         results = interpreter.run(closed.jaxpr, closed.consts, [*earlier, *later])
         found, reasons = {}, []
         for i, (result, element, dtype) in enumerate(zip(results, later, types, strict=True)):
-            if i in done:
+            if i in done or i in found:
                 continue
             try:
-                found[i] = runner.scan(_recurrence(result, i, element.shape, dtype, axis), element)
+                if isinstance(result, Coupled):
+                    pair = functools.partial(runner.complex, np.dtype(dtype))
+                    other, recurrence, element = planes.join(
+                        interpreter, i, result, results, later, pair
+                    )
+                    whole = runner.scan(recurrence, element)
+                    found |= {i: whole.real, other: whole.imag}
+                else:
+                    recurrence = _recurrence(result, i, element.shape, dtype, axis)
+                    found[i] = runner.scan(recurrence, element)
             except Unrecognised as error:
                 reasons.append(f"leaf {i}: {error}")
         if not found:
@@ -78,7 +93,11 @@ def states(
 
 
 def _recurrence(
-    result: Value, leaf: int, shape: tuple[int, ...], dtype: Any, axis: int
+    result: Known | Linear | Monoid | Truth | Opaque,
+    leaf: int,
+    shape: tuple[int, ...],
+    dtype: Any,
+    axis: int,
 ) -> Recurrence:
     """A result of an operator as a recurrence that can be run, or raise Unrecognised."""
     if isinstance(result, Known):
@@ -129,6 +148,10 @@ class Kernels:
         cut = functools.partial(lax.slice_in_dim, states, axis=self.axis)
         parts = (cut(1, n), cut(n - 1, n)) if self.reverse else (cut(0, 1), cut(0, n - 1))
         return lax.concatenate(parts, self.axis)
+
+    def complex(self, dtype: np.dtype, real: Array, imag: Array) -> Array:
+        """Complex numbers with parts of a dtype, of two arrays that broadcast."""
+        return lax.complex(*jnp.broadcast_arrays(real.astype(dtype), imag.astype(dtype)))
 
     def scan(self, recurrence: Recurrence, element: Known) -> Array:
         """The states of a leaf, of which the first one is the first element."""
@@ -246,6 +269,10 @@ class Loops:
     def delayed(self, states: np.ndarray) -> np.ndarray:
         """The state before each step. What stands at the first step is never used."""
         return np.roll(states, 1, self.axis)
+
+    def complex(self, dtype: np.dtype, real: np.ndarray, imag: np.ndarray) -> np.ndarray:
+        """Complex numbers in double precision, of two arrays that broadcast."""
+        return real + 1j * imag
 
     def scan(self, recurrence: Recurrence, element: Known) -> np.ndarray:
         """The states of a leaf, of which the first one is the first element."""
