@@ -191,7 +191,8 @@ def write(path: Path, results: Sequence[Result], size: Size) -> None:
 def table(results: Sequence[Result]) -> str:
     """A row for each model: its step before and after, compile times, recognised scans."""
     header = [
-        "model", UNPATCHED, PATCHED, "faster", REMOVED, "÷ removed", "compile", "faster", "error", "scans",
+        "model", UNPATCHED, PATCHED, "faster", REMOVED, "÷ removed", "compile", "faster", "error",
+        "scans",
     ]  # fmt: skip
     rows = []
     for result in results:
