@@ -88,6 +88,13 @@ def gae(carry, step):
     return decay * gamma_lambda, delta + gamma_lambda * advantage
 
 
+def lambda_returns(later, step):
+    return {
+        "discount": step["discount"] * later["discount"],
+        "return": step["return"] + step["discount"] * later["return"],
+    }
+
+
 def online_softmax(left, right):
     m = jnp.maximum(left[0], right[0])
     return m, left[1] * jnp.exp(left[0] - m) + right[1] * jnp.exp(right[0] - m)
@@ -144,6 +151,10 @@ def delta(left, right):
 def einsum(left, right):
     (M, h), (N, x) = left, right
     return jnp.einsum("tij,tjk->tik", N, M), jnp.einsum("tij,tj->ti", N, h) + x
+
+
+def heads(left, right):
+    return right[0] @ left[0], jnp.einsum("thij,thj->thi", right[0], left[1]) + right[1]
 
 
 def rotation(left, right):
@@ -249,6 +260,11 @@ OPERATORS: dict[str, Operator] = {
     ),
     "FART": Operator(fart, lambda r: (real(r, T, 3, 2), real(r, T, 3)), {LINEAR}),
     "GAE": Operator(gae, lambda r: (positive(r, T, 2), real(r, T, 2)), {LINEAR}),
+    "lambda-returns": Operator(
+        lambda_returns,
+        lambda r: {"discount": positive(r, T, 2), "return": real(r, T, 2)},
+        {LINEAR},
+    ),
     "online softmax": Operator(online_softmax, lambda r: (real(r, T, 3),) * 2, {LINEAR}),
     "segment sums": Operator(segment_sum, lambda r: (flags(r, T), real(r, T)), {LINEAR}),
     "product": Operator(jnp.multiply, lambda r: real(r, T, 3), {LINEAR}),
@@ -259,6 +275,7 @@ OPERATORS: dict[str, Operator] = {
     "DeltaNet": Operator(delta, delta_elements, {MATRIX}),
     "GDN": Operator(delta, gated_delta_elements, {MATRIX}),
     "einsum": Operator(einsum, lambda r: (real(r, T, 3, 3), real(r, T, 3)), {MATRIX}),
+    "heads": Operator(heads, lambda r: (real(r, T, 2, 3, 3), real(r, T, 2, 3)), {MATRIX}),
     "products from the right": Operator(jnp.matmul, lambda r: real(r, T, 3, 3), {MATRIX}),
     "LRU with resets": Operator(
         resettable(step(s5), (jnp.ones(3), jnp.zeros(3))),
