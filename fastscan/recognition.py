@@ -216,6 +216,10 @@ class Interpreter(Arithmetic):
         if len(cases) != 2 or not isinstance(which, Known) or which.value.dtype != bool:
             return None
         mask = which.spread(len(cases[0].shape))
+        if isinstance(cases[1], Known) and isinstance(cases[0], Monoid):
+            return self._choose(cases[0], mask, cases[1])
+        if isinstance(cases[0], Known) and isinstance(cases[1], Monoid):
+            return self._choose(cases[1], self.opposite(mask), cases[0])
         if isinstance(cases[0], Linear) and isinstance(cases[1], Known):
             (state, other), cut = cases, mask
         elif isinstance(cases[0], Known) and isinstance(cases[1], Linear):
@@ -226,6 +230,8 @@ class Interpreter(Arithmetic):
         if not (other.fill == 0 and (state.offset is None or state.offset.fill == 0)):
             kept = state.offset or Known(self.xp.zeros((), other.value.dtype), (), fill=0)
             offset = self.where(Known(cut, state.shape), kept, other, state.shape)
+            if kept.fill == 0:
+                offset = dataclasses.replace(offset, support=cut)
         reset = self.either(state.reset, cut)
         return dataclasses.replace(state, reset=reset, offset=offset)
 
@@ -266,14 +272,16 @@ class Interpreter(Arithmetic):
 
             return self.once(("move", *to, shape), [part], moved)
 
-        if isinstance(x, Monoid):
-            return dataclasses.replace(moved, operand=known(x.operand))
         if isinstance(x, Truth):
             return moved
+        moved = dataclasses.replace(
+            moved, reset=None if x.reset is None else move(x.reset, to, len(shape))
+        )
+        if isinstance(x, Monoid):
+            return dataclasses.replace(moved, operand=known(x.operand))
         return dataclasses.replace(
             moved,
             coefficient=x.coefficient and known(x.coefficient),
-            reset=None if x.reset is None else move(x.reset, to, len(shape)),
             offset=x.offset and known(x.offset),
         )
 
@@ -326,10 +334,27 @@ class Interpreter(Arithmetic):
             return None
         if name in ("or", "and") and other.value.dtype != bool:
             return None
+        kind = "logaddexp" if name == "custom_jvp_call" else name
         if isinstance(state, Truth) or (isinstance(state, Linear) and state.bare):
-            name = "logaddexp" if name == "custom_jvp_call" else name
-            return Monoid(state.leaf, state.shape, state.dims, name, other)
-        return None
+            return Monoid(state.leaf, state.shape, state.dims, kind, other)
+        if not isinstance(state, Linear) or state.coefficient or state.matrix:
+            return None
+        fresh = state.offset or Known(self.xp.zeros((), other.value.dtype), (), fill=0)
+        if fresh.fill != 0 and (state.reset is None or fresh.support is not state.reset):
+            return None
+        (begun,) = self.known(eqn, [fresh.fit(state.shape), other])
+        if not isinstance(begun, Known):
+            return None
+        bare = Monoid(state.leaf, state.shape, state.dims, kind, other)
+        return bare if state.reset is None else self._choose(bare, state.reset, begun)
+
+    def _choose(self, state: Monoid, cut: Any, other: Known) -> Monoid:
+        """A reset to another value."""
+        operand = state.operand
+        if other.leaf is None or other.leaf != operand.leaf:
+            operand = self.where(Known(cut, state.shape), operand, other, state.shape)
+        reset = self.either(state.reset, cut)
+        return dataclasses.replace(state, operand=operand, reset=reset)
 
     def _not_zero(self, eqn: Any, x: Any, y: Any) -> Truth | None:
         state, other = (y, x) if isinstance(x, Known) else (x, y)

@@ -158,7 +158,7 @@ class Kernels:
         if isinstance(recurrence, Known):
             return self._input(element, recurrence)
         if isinstance(recurrence, Monoid):
-            return self._monoid(recurrence.name, element, recurrence.operand)
+            return self._monoid(recurrence, element)
         zero = Known(jnp.zeros((), element.value.dtype), element.shape)
         x = self._input(element, recurrence.offset or zero)
         if recurrence.matrix is not None:
@@ -214,14 +214,27 @@ class Kernels:
         elems = (jnp.broadcast_to(a, x.shape), x)
         return jax_scan(fn, elems, reverse=self.reverse, axis=self.axis)[1]
 
-    def _monoid(self, name: str, element: Known, operand: Known) -> Array:
-        x = self._input(element, operand)
-        if name in ("or", "and"):
-            scan = lax.cummax if name == "or" else lax.cummin
-            truth = scan((x != 0).astype(np.int8), self.axis, self.reverse)
+    def _monoid(self, monoid: Monoid, element: Known) -> Array:
+        x = self._input(element, monoid.operand)
+        if monoid.name in ("or", "and"):
+            name = "max" if monoid.name == "or" else "min"
+            truth = self._extremum(name, (x != 0).astype(np.int8), monoid.reset)
             return self._input(element, Known(truth, element.shape))
-        scan = {"max": lax.cummax, "min": lax.cummin, "logaddexp": lax.cumlogsumexp}[name]
-        return scan(x, self.axis, self.reverse)
+        return self._extremum(monoid.name, x, monoid.reset)
+
+    def _extremum(self, name: str, x: Array, reset: Any) -> Array:
+        if reset is None:
+            scan = {"max": lax.cummax, "min": lax.cummin, "logaddexp": lax.cumlogsumexp}[name]
+            return scan(x, self.axis, self.reverse)
+        combine = {"max": lax.max, "min": lax.min, "logaddexp": jnp.logaddexp}[name]
+
+        def fn(earlier, later):
+            h = jnp.where(later[1], later[0], combine(earlier[0], later[0]))
+            return h, earlier[1] | later[1]
+
+        extents = [n if i == self.axis else reset.shape[i] for i, n in enumerate(x.shape)]
+        elems = x, jnp.broadcast_to(reset, extents)
+        return jax_scan(fn, elems, reverse=self.reverse, axis=self.axis)[0]
 
     def _matrix(self, matrix: Matrix, reset: Any, x: Array) -> Array:
         """Bring the contracted axis behind time and batch, and what it does not touch last."""
@@ -296,7 +309,11 @@ class Loops:
                 "max": np.maximum, "min": np.minimum, "logaddexp": np.logaddexp,
                 "or": np.logical_or, "and": np.logical_and,
             }[recurrence.name]  # fmt: skip
-            return function(state, at(recurrence.operand))
+            operand = at(recurrence.operand)
+            state = function(state, operand)
+            if recurrence.reset is not None:
+                state = np.where(self._at(recurrence.reset, t), operand, state)
+            return state
         if recurrence.matrix is not None:
             rows = recurrence.matrix.rows - (recurrence.matrix.rows > self.axis)
             A = np.moveaxis(self._at(recurrence.matrix.value, t), rows, -2)

@@ -43,6 +43,8 @@ class Known:
     """Whether it depends on no element at all."""
     minus: Known | None = None
     """The value of which this is the negative, where that is known."""
+    support: Any = None
+    """Booleans outside which this is zero."""
 
     def spread(self, rank: int) -> Any:
         """The array as an operand among those of a rank, which a scalar may lack."""
@@ -114,7 +116,7 @@ class Truth:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Monoid:
-    """An idempotent or logarithmic sum of a leaf of the earlier element and a Known."""
+    """where(reset, operand, leaf + operand), where + is a maximum or the like."""
 
     leaf: int
     shape: Shape
@@ -122,6 +124,8 @@ class Monoid:
     name: str
     """max, min, or, and, logaddexp."""
     operand: Known
+    reset: Any = None
+    """Booleans with the axes of `shape`, of extent 1 where nothing varies."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
