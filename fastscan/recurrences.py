@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from fastscan import planes
+from fastscan.extrema import extremum
 from fastscan.kernels.associative import associative_scan as jax_scan
 from fastscan.linear import linear_scan
 from fastscan.matrix import matrix_scan
@@ -223,13 +224,13 @@ class Kernels:
         return self._extremum(monoid.name, x, monoid.reset)
 
     def _extremum(self, name: str, x: Array, reset: Any) -> Array:
+        if name != "logaddexp":
+            return extremum(x, reset, name, self.axis, self.reverse)
         if reset is None:
-            scan = {"max": lax.cummax, "min": lax.cummin, "logaddexp": lax.cumlogsumexp}[name]
-            return scan(x, self.axis, self.reverse)
-        combine = {"max": lax.max, "min": lax.min, "logaddexp": jnp.logaddexp}[name]
+            return lax.cumlogsumexp(x, self.axis, self.reverse)
 
         def fn(earlier, later):
-            h = jnp.where(later[1], later[0], combine(earlier[0], later[0]))
+            h = jnp.where(later[1], later[0], jnp.logaddexp(earlier[0], later[0]))
             return h, earlier[1] | later[1]
 
         extents = [n if i == self.axis else reset.shape[i] for i, n in enumerate(x.shape)]

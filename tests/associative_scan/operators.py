@@ -100,6 +100,16 @@ def online_softmax(left, right):
     return m, left[1] * jnp.exp(left[0] - m) + right[1] * jnp.exp(right[0] - m)
 
 
+def segment_max(left, right):
+    (f, m), (g, x) = left, right
+    return f | g, jnp.where(g, x, jnp.maximum(m, x))
+
+
+def segment_logaddexp(left, right):
+    (f, m), (g, x) = left, right
+    return f | g, jnp.logaddexp(jnp.where(g, -jnp.inf, m), x)
+
+
 def segment_sum(left, right):
     (f, s), (g, x) = left, right
     return f | g, jnp.where(g, x, s + x)
@@ -315,6 +325,15 @@ OPERATORS: dict[str, Operator] = {
     "maximum": Operator(jnp.maximum, lambda r: real(r, T, 3), {JAX}),
     "minimum": Operator(jnp.minimum, lambda r: real(r, T, 3), {JAX}),
     "logaddexp": Operator(jnp.logaddexp, lambda r: real(r, T, 3), {JAX}),
+    "maximum with resets": Operator(
+        segment_max, lambda r: (flags(r, T, 1), real(r, T, 3).round(1)), {JAX}
+    ),
+    "maximum behind a mask": Operator(
+        resettable(jnp.maximum, jnp.zeros(3)), lambda r: (real(r, T, 3), flags(r, T)), {JAX}
+    ),
+    "logaddexp with resets": Operator(
+        segment_logaddexp, lambda r: (flags(r, T), real(r, T)), {JAX}
+    ),
     "counters": Operator(jnp.add, lambda r: jnp.arange(T), {JAX}),
     "Kalman filter": Operator(kalman, kalman_elements, {UNCHANGED}),
     "Markov chain": Operator(markov, lambda r: real(r, T, 2, 2), {UNCHANGED}),
