@@ -224,10 +224,11 @@ class Kernels:
         return self._extremum(monoid.name, x, monoid.reset)
 
     def _extremum(self, name: str, x: Array, reset: Any) -> Array:
-        if name != "logaddexp":
+        if name != "logaddexp" and (reset is not None or jnp.issubdtype(x.dtype, np.inexact)):
             return extremum(x, reset, name, self.axis, self.reverse)
         if reset is None:
-            return lax.cumlogsumexp(x, self.axis, self.reverse)
+            sums = {"max": lax.cummax, "min": lax.cummin, "logaddexp": lax.cumlogsumexp}
+            return sums[name](x, self.axis, self.reverse)
 
         def fn(earlier, later):
             h = jnp.where(later[1], later[0], jnp.logaddexp(earlier[0], later[0]))
