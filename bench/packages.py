@@ -68,11 +68,12 @@ def memax(names: Sequence[str]) -> list[Model]:
     return [Model("memax", name, _memax(name)) for name in names]
 
 
-def arrays(size: Size) -> tuple[jax.Array, jax.Array]:
+def arrays(size: Size, seed: int = 0) -> tuple[jax.Array, jax.Array]:
     """Random inputs and starts of episodes."""
     shape = (size.batch, size.steps)
-    x = jax.random.normal(jax.random.key(1), (*shape, size.channels))
-    return x, jax.random.bernoulli(jax.random.key(2), 0.01, shape)
+    inputs, starts = jax.random.split(jax.random.key(seed))
+    x = jax.random.normal(inputs, (*shape, size.channels))
+    return x, jax.random.bernoulli(starts, 0.01, shape)
 
 
 def _memax(name: str) -> Callable[[Size], tuple[Any, Loss]]:

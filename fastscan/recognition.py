@@ -16,17 +16,17 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from fastscan import evaluation
+from fastscan.knowns import Arithmetic
 from fastscan.values import (
+    Coupled,
     Known,
     Linear,
     Matrix,
     Monoid,
     Opaque,
     Shape,
-    State,
     Truth,
     Value,
     broadcast,
@@ -35,11 +35,8 @@ from fastscan.values import (
     targets,
 )
 
-_LARGE = 65536
-"""Constants of more entries are not searched for being one number."""
 
-
-class Interpreter:
+class Interpreter(Arithmetic):
     """Interprets a jaxpr on Values, with the arrays of one library.
 
     Args:
@@ -51,17 +48,16 @@ class Interpreter:
     def __init__(
         self, xp: Any, bind: Callable[[Any, Sequence[Any]], list[Any]], ranks: Sequence[int]
     ):
-        self.xp = xp
-        self.bind = bind
+        super().__init__(xp, bind)
         self.ranks = ranks
 
     def run(self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Value]) -> list[Value]:
         """The results of a jaxpr on Values."""
         variables = (*jaxpr.constvars, *jaxpr.invars)
-        values = dict(zip(variables, (*map(self._constant, consts), *operands), strict=True))
+        values = dict(zip(variables, (*map(self.constant, consts), *operands), strict=True))
 
         def read(atom: Any) -> Value:
-            return self._constant(atom.val) if hasattr(atom, "val") else values[atom]
+            return self.constant(atom.val) if hasattr(atom, "val") else values[atom]
 
         for eqn in jaxpr.eqns:
             results = self._equation(eqn, [read(atom) for atom in eqn.invars])
@@ -76,111 +72,16 @@ class Interpreter:
             return self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
         knowns = [operand for operand in operands if isinstance(operand, Known)]
         if len(knowns) == len(operands):
-            return self._known(eqn, knowns)
+            return self.known(eqn, knowns)
         result = self._of_earlier(eqn, operands)
         return [result] * len(eqn.outvars)
 
-    # ---- values of the later element ---------------------------------------------------------
-
-    def _constant(self, value: Any) -> Known:
-        """A constant of the jaxpr; where it is one number throughout, as that number."""
-        shape = tuple(np.shape(value))
-        if self.xp is np:
-            value = evaluation.constant(value)
-        if not isinstance(value, Tracer) and 0 < np.size(value) <= _LARGE:
-            array = np.asarray(value)
-            if bool((array == array.flat[0]).all()):
-                one = self.xp.asarray(array[(slice(0, 1),) * array.ndim])
-                return Known(one, shape, fill=array.flat[0], fixed=True)
-        return Known(self.xp.asarray(value), shape, fixed=True)
-
-    def _known(self, eqn: Any, knowns: Sequence[Known]) -> Sequence[Value]:
-        fixed = all(known.fixed for known in knowns)
-        if eqn.primitive.name == "stop_gradient" and not fixed:
-            # On composed elements it stops the gradients of all that they are made of, so what it
-            # does depends on the order in which elements are combined.
-            return [Opaque(frozenset(), "it stops the gradient of an element")]
-        results = self._moved(eqn, knowns) or self._computed(eqn, knowns)
-        return [dataclasses.replace(result, fixed=fixed) for result in results]
-
-    def _moved(self, eqn: Any, knowns: Sequence[Known]) -> list[Known] | None:
-        """The result of an operation that only moves axes; None for another one."""
-        shape = tuple(eqn.outvars[0].aval.shape)
-        known = knowns[0] if len(knowns) == 1 else None
-        to = known and targets(eqn.primitive.name, eqn.params, known.shape, shape)
-        if known is None or to is None:
-            return None
-        if shape == known.shape and list(to) == list(range(len(shape))):
-            return [known]
-        mask = None if known.mask is None else move(known.mask, to, len(shape))
-        return [Known(move(known.value, to, len(shape)), shape, known.fill, mask)]
-
-    def _computed(self, eqn: Any, knowns: Sequence[Known]) -> list[Known]:
-        name = eqn.primitive.name
-        if name in evaluation.ELEMENTWISE:
-            return [self._elementwise(eqn, knowns)]
-        shape = tuple(eqn.outvars[0].aval.shape)
-        if name == "convert_element_type":
-            known = knowns[0]
-            (value,) = self.bind(eqn, [known.value])
-            return [Known(value, shape, known.fill, known.truth)]
-        if name == "select_n" and len(knowns) == 3 and knowns[0].value.dtype == bool:
-            return [self._where(knowns[0], knowns[1], knowns[2], shape)]
-        arrays = self.bind(eqn, [self.whole(known) for known in knowns])
-        return [Known(array, tuple(array.shape)) for array in arrays]
-
-    def _elementwise(self, eqn: Any, knowns: Sequence[Known]) -> Known:
-        name = eqn.primitive.name
-        shape = tuple(eqn.outvars[0].aval.shape)
-        if name == "mul":
-            return self._multiply(knowns[0], knowns[1], shape)
-        if name in ("add", "add_any"):
-            return self._plus(knowns[0], knowns[1], shape)
-        (value,) = self.bind(eqn, [known.spread(len(shape)) for known in knowns])
-        fills = [known.fill for known in knowns]
-        if None not in fills:
-            (number,) = evaluation.equation(eqn, [np.asarray(fill) for fill in fills])
-            return Known(value, shape, fill=number[()])
-        if name == "sub" and fills[0] == 1 and knowns[1].mask is not None:
-            return Known(value, shape, mask=~knowns[1].mask)
-        return Known(value, shape)
-
-    def _multiply(self, x: Known, y: Known, shape: Shape) -> Known:
-        for known, other in ((x, y), (y, x)):
-            if known.fill == 1:
-                return other.fit(shape)
-            # Not where the other may be infinite or NaN.
-            if known.fill == 0 and (other.mask is not None or other.fill is not None):
-                return known.fit(shape)
-        fill = None if x.fill is None or y.fill is None else x.fill * y.fill
-        return Known(x.spread(len(shape)) * y.spread(len(shape)), shape, fill)
-
-    def _plus(self, x: Known, y: Known, shape: Shape) -> Known:
-        for known, other in ((x, y), (y, x)):
-            if known.fill == 0:
-                return other.fit(shape)
-        fill = None if x.fill is None or y.fill is None else x.fill + y.fill
-        return Known(x.spread(len(shape)) + y.spread(len(shape)), shape, fill)
-
-    def _where(self, which: Known, otherwise: Known, then: Known, shape: Shape) -> Known:
-        rank = len(shape)
-        mask = which.spread(rank)
-        value = self.xp.where(mask, then.spread(rank), otherwise.spread(rank))
-        fills = (otherwise.fill, then.fill)
-        mask = mask if fills == (0, 1) else ~mask if fills == (1, 0) else None
-        return Known(value, shape, mask=mask)
-
-    def whole(self, known: Known) -> Any:
-        """The array of a Known in its full shape."""
-        return self.xp.broadcast_to(known.spread(len(known.shape)), known.shape)
-
-    # ---- functions of one earlier leaf -------------------------------------------------------
+    # ---- functions of earlier leaves -------------------------------------------------------
 
     def _of_earlier(self, eqn: Any, operands: Sequence[Value]) -> Value:
         """The result of an equation on functions of earlier leaves."""
         opaque = [operand for operand in operands if isinstance(operand, Opaque)]
-        states = [operand for operand in operands if isinstance(operand, State)]
-        leaves = frozenset(state.leaf for state in states).union(*(o.leaves for o in opaque))
+        leaves = frozenset[int]().union(*map(_leaves, operands))
         if opaque:
             return Opaque(leaves, opaque[0].reason)
         name = eqn.primitive.name
@@ -188,13 +89,14 @@ class Interpreter:
             name = eqn.params["call_jaxpr"].jaxpr.debug_info.func_name
         if name in evaluation.ELEMENTWISE or name == "logaddexp":
             shape = tuple(eqn.outvars[0].aval.shape)
-            operands = [
-                operand.fit(shape) if isinstance(operand, Known) else broadcast(operand, shape)
-                for operand in operands
-                if not isinstance(operand, Opaque)
-            ]
+            operands = [self._fit(operand, shape) for operand in operands]
         rule = self._RULES.get(name)
-        result = rule(self, eqn, *operands) if rule and len(leaves) == 1 else None
+        if rule is None:
+            result = None
+        elif len(leaves) == 1:
+            result = rule(self, eqn, *operands)
+        else:
+            result = self._each(eqn, rule, operands, sorted(leaves))
         if result is None:
             types = ", ".join(atom.aval.str_short() for atom in eqn.invars)
             which = " and ".join(map(str, sorted(leaves)))
@@ -202,18 +104,55 @@ class Interpreter:
                           " linear in it")  # fmt: skip
         return result
 
+    def _fit(self, operand: Value, shape: Shape) -> Value:
+        if isinstance(operand, Known):
+            return self.fit(operand, shape)
+        return operand if isinstance(operand, Opaque) else broadcast(operand, shape)
+
+    def _each(
+        self, eqn: Any, rule: Callable[..., Any], operands: Sequence[Value], leaves: Sequence[int]
+    ) -> Coupled | None:
+        """What is linear in several leaves, as the sum of what it is of each.
+
+        Sums and selects are linear in all operands together, the others in one of them.
+        """
+        name = eqn.primitive.name
+        together = name in ("add", "add_any", "sub", "select_n")
+        if not together and sum(not isinstance(operand, Known) for operand in operands) > 1:
+            return None
+        zero = Known(self.xp.zeros((), eqn.outvars[0].aval.dtype), (), fill=0)
+        zero = zero.fit(tuple(eqn.outvars[0].aval.shape))
+        parts = {}
+        for leaf in leaves:
+            terms = []
+            for i, operand in enumerate(operands):
+                if isinstance(operand, Known):
+                    shared = not together or leaf == leaves[0] or (name == "select_n" and i == 0)
+                    terms.append(operand if shared else zero)
+                elif isinstance(operand, Coupled):
+                    terms.append(operand.parts.get(leaf, zero))
+                else:
+                    terms.append(operand if leaf in _leaves(operand) else zero)
+            part = rule(self, eqn, *terms)
+            if not isinstance(part, Linear):
+                return None
+            parts[leaf] = part
+        return Coupled(parts)
+
     def _scale(self, state: Linear, by: Known) -> Linear | None:
         shape = state.shape
-        offset = state.offset and self._multiply(state.offset, by, shape)
+        offset = state.offset and self.multiply(state.offset, by, shape)
         scaled = dataclasses.replace(state, offset=offset)
         if by.fill == 1:
             return scaled
         if by.mask is not None:
-            return dataclasses.replace(scaled, reset=self._either(state.reset, ~by.mask))
+            return dataclasses.replace(
+                scaled, reset=self.either(state.reset, self.opposite(by.mask))
+            )
         if state.matrix is None:
             factor = by
             if state.coefficient is not None:
-                factor = self._multiply(state.coefficient, by, shape)
+                factor = self.multiply(state.coefficient, by, shape)
             return dataclasses.replace(scaled, coefficient=factor)
         rows = in_leaf_order(by.value, state.dims, self.ranks[state.leaf])
         matrix = state.matrix.value
@@ -221,9 +160,6 @@ class Interpreter:
             return None
         matrix = dataclasses.replace(state.matrix, value=matrix * rows[..., None])
         return dataclasses.replace(scaled, matrix=matrix)
-
-    def _either(self, a: Any, b: Any) -> Any:
-        return b if a is None else a | b
 
     def _mul(self, eqn: Any, x: Any, y: Any) -> Value | None:
         state, by = (y, x) if isinstance(x, Known) else (x, y)
@@ -247,18 +183,20 @@ class Interpreter:
         state, other = (y, x) if isinstance(x, Known) else (x, y)
         if not isinstance(state, Linear):
             return None
+        if other.fill == 0:
+            return state
         if state.offset is not None:
-            other = self._plus(state.offset, other, state.shape)
+            other = self.plus(state.offset, other, state.shape)
         return dataclasses.replace(state, offset=other)
 
     def _sum(self, x: Linear, y: Linear) -> Linear | None:
         """Two terms in the same leaf: the coefficients add up."""
         if x.matrix or y.matrix or x.dims != y.dims or x.shape != y.shape:
             return None
-        coefficient = self._plus(self._effective(x), self._effective(y), x.shape)
+        coefficient = self.plus(self._effective(x), self._effective(y), x.shape)
         offset = x.offset or y.offset
         if x.offset is not None and y.offset is not None:
-            offset = self._plus(x.offset, y.offset, x.shape)
+            offset = self.plus(x.offset, y.offset, x.shape)
         return Linear(x.leaf, x.shape, x.dims, coefficient, offset=offset)
 
     def _effective(self, state: Linear) -> Known:
@@ -278,17 +216,23 @@ class Interpreter:
         if len(cases) != 2 or not isinstance(which, Known) or which.value.dtype != bool:
             return None
         mask = which.spread(len(cases[0].shape))
+        if isinstance(cases[1], Known) and isinstance(cases[0], Monoid):
+            return self._choose(cases[0], mask, cases[1])
+        if isinstance(cases[0], Known) and isinstance(cases[1], Monoid):
+            return self._choose(cases[1], self.opposite(mask), cases[0])
         if isinstance(cases[0], Linear) and isinstance(cases[1], Known):
             (state, other), cut = cases, mask
         elif isinstance(cases[0], Known) and isinstance(cases[1], Linear):
-            (other, state), cut = cases, ~mask
+            (other, state), cut = cases, self.opposite(mask)
         else:
             return None
         offset = None
         if not (other.fill == 0 and (state.offset is None or state.offset.fill == 0)):
             kept = state.offset or Known(self.xp.zeros((), other.value.dtype), (), fill=0)
-            offset = self._where(Known(cut, state.shape), kept, other, state.shape)
-        reset = self._either(state.reset, cut)
+            offset = self.where(Known(cut, state.shape), kept, other, state.shape)
+            if kept.fill == 0:
+                offset = dataclasses.replace(offset, support=cut)
+        reset = self.either(state.reset, cut)
         return dataclasses.replace(state, reset=reset, offset=offset)
 
     def _convert(self, eqn: Any, x: Any) -> Value | None:
@@ -323,16 +267,21 @@ class Interpreter:
         moved = dataclasses.replace(x, shape=shape, dims=tuple(dims))
 
         def known(part: Known) -> Known:
-            return Known(move(part.value, to, len(shape)), shape, part.fill)
+            def moved() -> Known:
+                return Known(move(part.value, to, len(shape)), shape, part.fill)
 
-        if isinstance(x, Monoid):
-            return dataclasses.replace(moved, operand=known(x.operand))
+            return self.once(("move", *to, shape), [part], moved)
+
         if isinstance(x, Truth):
             return moved
+        moved = dataclasses.replace(
+            moved, reset=None if x.reset is None else move(x.reset, to, len(shape))
+        )
+        if isinstance(x, Monoid):
+            return dataclasses.replace(moved, operand=known(x.operand))
         return dataclasses.replace(
             moved,
             coefficient=x.coefficient and known(x.coefficient),
-            reset=None if x.reset is None else move(x.reset, to, len(shape)),
             offset=x.offset and known(x.offset),
         )
 
@@ -385,10 +334,27 @@ class Interpreter:
             return None
         if name in ("or", "and") and other.value.dtype != bool:
             return None
+        kind = "logaddexp" if name == "custom_jvp_call" else name
         if isinstance(state, Truth) or (isinstance(state, Linear) and state.bare):
-            name = "logaddexp" if name == "custom_jvp_call" else name
-            return Monoid(state.leaf, state.shape, state.dims, name, other)
-        return None
+            return Monoid(state.leaf, state.shape, state.dims, kind, other)
+        if not isinstance(state, Linear) or state.coefficient or state.matrix:
+            return None
+        fresh = state.offset or Known(self.xp.zeros((), other.value.dtype), (), fill=0)
+        if fresh.fill != 0 and (state.reset is None or fresh.support is not state.reset):
+            return None
+        (begun,) = self.known(eqn, [fresh.fit(state.shape), other])
+        if not isinstance(begun, Known):
+            return None
+        bare = Monoid(state.leaf, state.shape, state.dims, kind, other)
+        return bare if state.reset is None else self._choose(bare, state.reset, begun)
+
+    def _choose(self, state: Monoid, cut: Any, other: Known) -> Monoid:
+        """A reset to another value."""
+        operand = state.operand
+        if other.leaf is None or other.leaf != operand.leaf:
+            operand = self.where(Known(cut, state.shape), operand, other, state.shape)
+        reset = self.either(state.reset, cut)
+        return dataclasses.replace(state, operand=operand, reset=reset)
 
     def _not_zero(self, eqn: Any, x: Any, y: Any) -> Truth | None:
         state, other = (y, x) if isinstance(x, Known) else (x, y)
@@ -425,6 +391,15 @@ class Interpreter:
         "transpose": _move,
     }
     """By the name of a primitive, or of a function with a derivative of its own."""
+
+
+def _leaves(value: Value) -> frozenset[int]:
+    """The leaves of the earlier element that a value depends on."""
+    if isinstance(value, Known):
+        return frozenset()
+    if isinstance(value, Opaque):
+        return value.leaves
+    return frozenset(value.parts) if isinstance(value, Coupled) else frozenset((value.leaf,))
 
 
 def _is_inexact(eqn: Any) -> bool:

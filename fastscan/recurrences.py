@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from fastscan import planes
+from fastscan.extrema import extremum
 from fastscan.kernels.associative import associative_scan as jax_scan
 from fastscan.linear import linear_scan
 from fastscan.matrix import matrix_scan
 from fastscan.recognition import Interpreter
 from fastscan.values import (
+    Coupled,
     Known,
     Linear,
     Matrix,
@@ -37,6 +40,10 @@ class Runner(Protocol):
 
     def delayed(self, states: Any) -> Any:
         """The state before each step. What stands at the first step is never used."""
+        ...
+
+    def complex(self, dtype: np.dtype, real: Any, imag: Any) -> Any:
+        """Complex numbers with parts of a dtype, of two arrays that broadcast."""
         ...
 
     def scan(self, recurrence: Recurrence, element: Known) -> Any:
@@ -65,10 +72,19 @@ def states(
         results = interpreter.run(closed.jaxpr, closed.consts, [*earlier, *later])
         found, reasons = {}, []
         for i, (result, element, dtype) in enumerate(zip(results, later, types, strict=True)):
-            if i in done:
+            if i in done or i in found:
                 continue
             try:
-                found[i] = runner.scan(_recurrence(result, i, element.shape, dtype, axis), element)
+                if isinstance(result, Coupled):
+                    pair = functools.partial(runner.complex, np.dtype(dtype))
+                    other, recurrence, element = planes.join(
+                        interpreter, i, result, results, later, pair
+                    )
+                    whole = runner.scan(recurrence, element)
+                    found |= {i: whole.real, other: whole.imag}
+                else:
+                    recurrence = _recurrence(result, i, element.shape, dtype, axis)
+                    found[i] = runner.scan(recurrence, element)
             except Unrecognised as error:
                 reasons.append(f"leaf {i}: {error}")
         if not found:
@@ -78,7 +94,11 @@ def states(
 
 
 def _recurrence(
-    result: Value, leaf: int, shape: tuple[int, ...], dtype: Any, axis: int
+    result: Known | Linear | Monoid | Truth | Opaque,
+    leaf: int,
+    shape: tuple[int, ...],
+    dtype: Any,
+    axis: int,
 ) -> Recurrence:
     """A result of an operator as a recurrence that can be run, or raise Unrecognised."""
     if isinstance(result, Known):
@@ -130,12 +150,16 @@ class Kernels:
         parts = (cut(1, n), cut(n - 1, n)) if self.reverse else (cut(0, 1), cut(0, n - 1))
         return lax.concatenate(parts, self.axis)
 
+    def complex(self, dtype: np.dtype, real: Array, imag: Array) -> Array:
+        """Complex numbers with parts of a dtype, of two arrays that broadcast."""
+        return lax.complex(*jnp.broadcast_arrays(real.astype(dtype), imag.astype(dtype)))
+
     def scan(self, recurrence: Recurrence, element: Known) -> Array:
         """The states of a leaf, of which the first one is the first element."""
         if isinstance(recurrence, Known):
             return self._input(element, recurrence)
         if isinstance(recurrence, Monoid):
-            return self._monoid(recurrence.name, element, recurrence.operand)
+            return self._monoid(recurrence, element)
         zero = Known(jnp.zeros((), element.value.dtype), element.shape)
         x = self._input(element, recurrence.offset or zero)
         if recurrence.matrix is not None:
@@ -191,14 +215,28 @@ class Kernels:
         elems = (jnp.broadcast_to(a, x.shape), x)
         return jax_scan(fn, elems, reverse=self.reverse, axis=self.axis)[1]
 
-    def _monoid(self, name: str, element: Known, operand: Known) -> Array:
-        x = self._input(element, operand)
-        if name in ("or", "and"):
-            scan = lax.cummax if name == "or" else lax.cummin
-            truth = scan((x != 0).astype(np.int8), self.axis, self.reverse)
+    def _monoid(self, monoid: Monoid, element: Known) -> Array:
+        x = self._input(element, monoid.operand)
+        if monoid.name in ("or", "and"):
+            name = "max" if monoid.name == "or" else "min"
+            truth = self._extremum(name, (x != 0).astype(np.int8), monoid.reset)
             return self._input(element, Known(truth, element.shape))
-        scan = {"max": lax.cummax, "min": lax.cummin, "logaddexp": lax.cumlogsumexp}[name]
-        return scan(x, self.axis, self.reverse)
+        return self._extremum(monoid.name, x, monoid.reset)
+
+    def _extremum(self, name: str, x: Array, reset: Any) -> Array:
+        if name != "logaddexp" and (reset is not None or jnp.issubdtype(x.dtype, np.inexact)):
+            return extremum(x, reset, name, self.axis, self.reverse)
+        if reset is None:
+            sums = {"max": lax.cummax, "min": lax.cummin, "logaddexp": lax.cumlogsumexp}
+            return sums[name](x, self.axis, self.reverse)
+
+        def fn(earlier, later):
+            h = jnp.where(later[1], later[0], jnp.logaddexp(earlier[0], later[0]))
+            return h, earlier[1] | later[1]
+
+        extents = [n if i == self.axis else reset.shape[i] for i, n in enumerate(x.shape)]
+        elems = x, jnp.broadcast_to(reset, extents)
+        return jax_scan(fn, elems, reverse=self.reverse, axis=self.axis)[0]
 
     def _matrix(self, matrix: Matrix, reset: Any, x: Array) -> Array:
         """Bring the contracted axis behind time and batch, and what it does not touch last."""
@@ -247,6 +285,10 @@ class Loops:
         """The state before each step. What stands at the first step is never used."""
         return np.roll(states, 1, self.axis)
 
+    def complex(self, dtype: np.dtype, real: np.ndarray, imag: np.ndarray) -> np.ndarray:
+        """Complex numbers in double precision, of two arrays that broadcast."""
+        return real + 1j * imag
+
     def scan(self, recurrence: Recurrence, element: Known) -> np.ndarray:
         """The states of a leaf, of which the first one is the first element."""
         found = [self._at(element.value, 0)]
@@ -269,7 +311,11 @@ class Loops:
                 "max": np.maximum, "min": np.minimum, "logaddexp": np.logaddexp,
                 "or": np.logical_or, "and": np.logical_and,
             }[recurrence.name]  # fmt: skip
-            return function(state, at(recurrence.operand))
+            operand = at(recurrence.operand)
+            state = function(state, operand)
+            if recurrence.reset is not None:
+                state = np.where(self._at(recurrence.reset, t), operand, state)
+            return state
         if recurrence.matrix is not None:
             rows = recurrence.matrix.rows - (recurrence.matrix.rows > self.axis)
             A = np.moveaxis(self._at(recurrence.matrix.value, t), rows, -2)

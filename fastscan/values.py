@@ -1,9 +1,10 @@
 """What an operator's values are as functions of the earlier element.
 
-An operator `fn(earlier, later)` is interpreted (`fastscan.recognition`) on values of four kinds:
+An operator `fn(earlier, later)` is interpreted (`fastscan.recognition`) on values of five kinds:
 
     Known    depends on the later element alone (or on scans that are done): an array
     Linear   L(earlier leaf) + offset, L elementwise or a product with a matrix, after a reset
+    Coupled  a sum of Linears of several leaves
     Monoid   max, min, or, and, logaddexp of an earlier leaf and a Known
     Opaque   anything else
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 Shape = tuple[int, ...]
 Dims = tuple[int | None, ...]
@@ -40,6 +41,10 @@ class Known:
     """The leaf of the later element that this is, unchanged."""
     fixed: bool = False
     """Whether it depends on no element at all."""
+    minus: Known | None = None
+    """The value of which this is the negative, where that is known."""
+    support: Any = None
+    """Booleans outside which this is zero."""
 
     def spread(self, rank: int) -> Any:
         """The array as an operand among those of a rank, which a scalar may lack."""
@@ -50,7 +55,7 @@ class Known:
         if self.shape == shape:
             return self
         mask = None if self.mask is None else move(self.mask, range(self.mask.ndim), len(shape))
-        return Known(self.spread(len(shape)), shape, self.fill, mask)
+        return Known(self.spread(len(shape)), shape, self.fill, mask, minus=self.minus)
 
     @property
     def truth(self) -> Any:
@@ -89,6 +94,18 @@ class Linear:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Coupled:
+    """The sum of functions of several earlier leaves, each Linear in one."""
+
+    parts: dict[int, Linear]
+
+    @property
+    def shape(self) -> Shape:
+        """The shape, which all parts have."""
+        return next(iter(self.parts.values())).shape
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Truth:
     """Whether a leaf of the earlier element is not zero."""
 
@@ -99,7 +116,7 @@ class Truth:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Monoid:
-    """An idempotent or logarithmic sum of a leaf of the earlier element and a Known."""
+    """where(reset, operand, leaf + operand), where + is a maximum or the like."""
 
     leaf: int
     shape: Shape
@@ -107,6 +124,8 @@ class Monoid:
     name: str
     """max, min, or, and, logaddexp."""
     operand: Known
+    reset: Any = None
+    """Booleans with the axes of `shape`, of extent 1 where nothing varies."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,11 +137,15 @@ class Opaque:
 
 
 State = Linear | Truth | Monoid
-Value = Known | State | Opaque
+Value = Known | State | Coupled | Opaque
+T = TypeVar("T", bound=State | Coupled)
 
 
-def broadcast(value: State, shape: Shape) -> State:
+def broadcast(value: T, shape: Shape) -> T:
     """A value in a shape that it broadcasts to; where it is wider, its axes are new ones."""
+    if isinstance(value, Coupled):
+        parts = {leaf: broadcast(part, shape) for leaf, part in value.parts.items()}
+        return dataclasses.replace(value, parts=parts)
     if value.shape == shape:
         return value
     dims = tuple(

@@ -88,14 +88,67 @@ def gae(carry, step):
     return decay * gamma_lambda, delta + gamma_lambda * advantage
 
 
+def lambda_returns(later, step):
+    return {
+        "discount": step["discount"] * later["discount"],
+        "return": step["return"] + step["discount"] * later["return"],
+    }
+
+
 def online_softmax(left, right):
     m = jnp.maximum(left[0], right[0])
     return m, left[1] * jnp.exp(left[0] - m) + right[1] * jnp.exp(right[0] - m)
 
 
+def segment_max(left, right):
+    (f, m), (g, x) = left, right
+    return f | g, jnp.where(g, x, jnp.maximum(m, x))
+
+
+def segment_logaddexp(left, right):
+    (f, m), (g, x) = left, right
+    return f | g, jnp.logaddexp(jnp.where(g, -jnp.inf, m), x)
+
+
 def segment_sum(left, right):
     (f, s), (g, x) = left, right
     return f | g, jnp.where(g, x, s + x)
+
+
+# ---- complex numbers as two leaves -----------------------------------------------------------
+
+
+def rotor(left, right):
+    return left[0] * right[0] - left[1] * right[1], left[0] * right[1] + left[1] * right[0]
+
+
+def planes(left, right):
+    (a_re, a_im), (h_re, h_im) = left
+    (b_re, b_im), (x_re, x_im) = right
+    return (
+        (b_re * a_re - b_im * a_im, b_re * a_im + b_im * a_re),
+        (b_re * h_re - b_im * h_im + x_re, b_re * h_im + b_im * h_re + x_im),
+    )
+
+
+def polar(left, right):
+    log_a, angle, h_re, h_im = left
+    log_b, turn, x_re, x_im = right
+    c, s = jnp.exp(log_b) * jnp.cos(turn), jnp.exp(log_b) * jnp.sin(turn)
+    return log_a + log_b, angle + turn, c * h_re - s * h_im + x_re, s * h_re + c * h_im + x_im
+
+
+def planes_with_flags(left, right):
+    (*left, c), (*right, d) = left, right
+
+    def kept(combined, later):
+        return combined * (1 - d) + later * d
+
+    return (*jax.tree.map(kept, planes(left, right), tuple(right)), c * (1 - d) + d)
+
+
+def plane_elements(rng):
+    return (real(rng, T, 1), real(rng, T, 1)), (real(rng, T, 3), real(rng, T, 3))
 
 
 # ---- matrices --------------------------------------------------------------------------------
@@ -108,6 +161,10 @@ def delta(left, right):
 def einsum(left, right):
     (M, h), (N, x) = left, right
     return jnp.einsum("tij,tjk->tik", N, M), jnp.einsum("tij,tj->ti", N, h) + x
+
+
+def heads(left, right):
+    return right[0] @ left[0], jnp.einsum("thij,thj->thi", right[0], left[1]) + right[1]
 
 
 def rotation(left, right):
@@ -195,8 +252,8 @@ def permutations(left, right):
     return jnp.take_along_axis(right, left, axis=-1)
 
 
-def rotor(left, right):
-    return left[0] * right[0] - left[1] * right[1], left[0] * right[1] + left[1] * right[0]
+def split_complex(left, right):
+    return left[0] * right[0] + left[1] * right[1], left[0] * right[1] + left[1] * right[0]
 
 
 OPERATORS: dict[str, Operator] = {
@@ -213,13 +270,22 @@ OPERATORS: dict[str, Operator] = {
     ),
     "FART": Operator(fart, lambda r: (real(r, T, 3, 2), real(r, T, 3)), {LINEAR}),
     "GAE": Operator(gae, lambda r: (positive(r, T, 2), real(r, T, 2)), {LINEAR}),
+    "lambda-returns": Operator(
+        lambda_returns,
+        lambda r: {"discount": positive(r, T, 2), "return": real(r, T, 2)},
+        {LINEAR},
+    ),
     "online softmax": Operator(online_softmax, lambda r: (real(r, T, 3),) * 2, {LINEAR}),
     "segment sums": Operator(segment_sum, lambda r: (flags(r, T), real(r, T)), {LINEAR}),
     "product": Operator(jnp.multiply, lambda r: real(r, T, 3), {LINEAR}),
+    "rotor": Operator(rotor, lambda r: (real(r, T, 3), real(r, T, 3)), {LINEAR}),
+    "planes": Operator(planes, plane_elements, {LINEAR}),
+    "polar planes": Operator(polar, lambda r: tuple(real(r, T, 3) for _ in range(4)), {LINEAR}),
     "PSpherical": Operator(rotation, lambda r: real(r, T, 3, 3), {MATRIX}),
     "DeltaNet": Operator(delta, delta_elements, {MATRIX}),
     "GDN": Operator(delta, gated_delta_elements, {MATRIX}),
     "einsum": Operator(einsum, lambda r: (real(r, T, 3, 3), real(r, T, 3)), {MATRIX}),
+    "heads": Operator(heads, lambda r: (real(r, T, 2, 3, 3), real(r, T, 2, 3)), {MATRIX}),
     "products from the right": Operator(jnp.matmul, lambda r: real(r, T, 3, 3), {MATRIX}),
     "LRU with resets": Operator(
         resettable(step(s5), (jnp.ones(3), jnp.zeros(3))),
@@ -246,9 +312,28 @@ OPERATORS: dict[str, Operator] = {
         lambda r: (cplx(r, T, 3), cplx(r, T, 3), flags(r, T).astype(float)),
         {LINEAR},
     ),
+    "planes with resets": Operator(
+        resettable(planes, ((jnp.ones(1), jnp.zeros(1)), (jnp.zeros(3), jnp.zeros(3)))),
+        lambda r: (plane_elements(r), flags(r, T)),
+        {LINEAR},
+    ),
+    "planes, popjaxrl": Operator(
+        jax.vmap(planes_with_flags),
+        lambda r: (*plane_elements(r), flags(r, T).astype(float)),
+        {LINEAR},
+    ),
     "maximum": Operator(jnp.maximum, lambda r: real(r, T, 3), {JAX}),
     "minimum": Operator(jnp.minimum, lambda r: real(r, T, 3), {JAX}),
     "logaddexp": Operator(jnp.logaddexp, lambda r: real(r, T, 3), {JAX}),
+    "maximum with resets": Operator(
+        segment_max, lambda r: (flags(r, T, 1), real(r, T, 3).round(1)), {JAX}
+    ),
+    "maximum behind a mask": Operator(
+        resettable(jnp.maximum, jnp.zeros(3)), lambda r: (real(r, T, 3), flags(r, T)), {JAX}
+    ),
+    "logaddexp with resets": Operator(
+        segment_logaddexp, lambda r: (flags(r, T), real(r, T)), {JAX}
+    ),
     "counters": Operator(jnp.add, lambda r: jnp.arange(T), {JAX}),
     "Kalman filter": Operator(kalman, kalman_elements, {UNCHANGED}),
     "Markov chain": Operator(markov, lambda r: real(r, T, 2, 2), {UNCHANGED}),
@@ -256,7 +341,7 @@ OPERATORS: dict[str, Operator] = {
     "permutations": Operator(
         permutations, lambda r: jnp.asarray(r.permuted([range(4)] * T, axis=1)), {UNCHANGED}
     ),
-    "rotor": Operator(rotor, lambda r: (real(r, T, 3),) * 2, {UNCHANGED}),
+    "split-complex": Operator(split_complex, lambda r: (real(r, T, 3),) * 2, {UNCHANGED}),
 }
 
 

@@ -10,7 +10,7 @@ from tests.associative_scan.helpers import check
 from tests.associative_scan.operators import OPERATORS, T, s5, what_runs
 
 # A reversed scan differs from a forward one in the kernels alone.
-BOTH_WAYS = ("GAE", "online softmax", "GDN with resets")
+BOTH_WAYS = ("GAE", "lambda-returns", "online softmax", "GDN with resets")
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -11,9 +11,9 @@ from fastscan.bench.packages import Size, arrays, models
 
 SIZE = Size(batch=2, steps=6, channels=16, layers=1)
 
-# A maximum behind a reset and windows of elements have no kernel. rnn-jax squares the earlier
-# element's coefficient in place of multiplying both: not associative, and right only because lax
-# combines equal numbers of steps, whose coefficients are the same.
+# A maximum with a decay is not associative, and windows of elements have no kernel. rnn-jax squares
+# the earlier element's coefficient in place of multiplying both: not associative, and right only
+# because lax combines equal numbers of steps, whose coefficients are the same.
 UNCHANGED = ("memax NMax", "memax Stack", "memax Attention", "rnn-jax LRU", "rnn-jax S5")
 QUICK = ("FFM", "GatedLinearRNN", "S5")
 

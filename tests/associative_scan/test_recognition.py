@@ -1,8 +1,10 @@
 """What must not be recognised, or only with care."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,6 +15,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import fastscan
+from fastscan import associative
 from tests.associative_scan.helpers import assert_equal, check
 from tests.associative_scan.operators import LINEAR, UNCHANGED, T, real, s5, what_runs
 
@@ -129,6 +132,43 @@ def test_errors_are_those_of_jax():
 )
 def test_wrapped_operators(wrap):
     assert what_runs(scan_of(wrap(linear)), elements()) == {LINEAR}
+
+
+@dataclasses.dataclass
+class Step:
+    a: Any
+    h: Any
+
+
+class Layer(eqx.Module):
+    a: jax.Array
+    h: jax.Array
+
+
+@pytest.mark.parametrize("tree", [jax.tree_util.register_dataclass(Step), Layer])
+def test_operators_on_dataclasses_and_modules(tree):
+    def fn(left, right):
+        return tree(a=left.a * right.a, h=left.h * right.a + right.h)
+
+    elems = tree(*elements())
+    assert what_runs(scan_of(fn), elems) == {LINEAR}
+    found = jax.jit(scan_of(fn))(elems)
+    assert isinstance(found, tree)
+    _, h = lax.associative_scan(linear, elements())
+    assert_equal(h, found.h)
+
+
+def test_the_check_of_a_jaxpr_is_remembered():
+    def scan(power):
+        def fn(left, right):
+            return left[0] * right[0], left[1] * right[0] ** power + right[1] ** 3
+
+        jax.eval_shape(scan_of(fn), elements())
+        return len(associative._checked)
+
+    first = scan(1)
+    assert scan(1) == first
+    assert scan(2) == first + 1
 
 
 def test_closed_over_tracers():

@@ -22,8 +22,8 @@ def linear(left, right):
     return left[0] * right[0], right[0] * left[1] + right[1]
 
 
-def rotor(left, right):
-    return left[0] * right[0] - left[1] * right[1], left[0] * right[1] + left[1] * right[0]
+def split_complex(left, right):
+    return left[0] * right[0] + left[1] * right[1], left[0] * right[1] + left[1] * right[0]
 
 
 def broken(left, right):
@@ -32,14 +32,14 @@ def broken(left, right):
 
 @pytest.fixture(scope="module")
 def results():
-    kinds = {"linear": linear, "rotor": rotor, "broken": broken}
+    kinds = {"linear": linear, "split": split_complex, "broken": broken}
     return [dropin.measure(model(name, fn), SIZE, 2) for name, fn in kinds.items()]
 
 
 def test_measures(results):
     recognised, unchanged, failed = results
     assert recognised.scans == unchanged.scans == 1
-    assert recognised.not_recognised == () and "sub" in unchanged.not_recognised[0]
+    assert recognised.not_recognised == () and "leaves 0 and 1" in unchanged.not_recognised[0]
     assert {len(result.samples["patched"]) for result in (recognised, unchanged)} == {2}
     assert failed.failure == "ZeroDivisionError: no model"
     assert jax.lax.associative_scan.__module__.startswith("jax")
@@ -55,7 +55,7 @@ def test_written(results, tmp_path):
     dropin.write(path, results, SIZE)
     stored = json.loads(path.read_text())
     assert stored["size"]["steps"] == 8
-    assert [result["model"] for result in stored["results"]] == ["linear", "rotor", "broken"]
+    assert [result["model"] for result in stored["results"]] == ["linear", "split", "broken"]
     assert dropin.draw(results, SIZE).axes[0].get_xlabel().endswith("3 channels, 1 layers")
 
 
