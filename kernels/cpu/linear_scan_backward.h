@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kBackwardRegisters = 4;
 constexpr int64_t kBackwardTurnBytes = 2048;
+constexpr int64_t kBackwardShortBytes = 1024;
 
 // What a tile does with the cotangent of a.
 enum class Gradient {
@@ -27,110 +28,119 @@ struct BackwardTile {
   int64_t begin, end;
 
   template <int N, int K>
-  void Run(int64_t lane) const {
+  void Run(int64_t lane, int64_t count, int64_t hop) const {
     using Storage = typename E::Storage;
     using Scalar = typename E::Scalar;
     constexpr int P = E::kParts;
     constexpr bool kWithDecay = gradient != Gradient::kNone;
 
     const int64_t last = end - 1;
-    const Storage* g = At<Storage>(row.g, last, lane, P);
-    const Storage* a = At<Storage>(row.a, last, lane, P);
-    const Storage* past = kWithDecay ? At<Storage>(row.h, last - 1, lane, P) : nullptr;
-    const uint8_t* reset = At<uint8_t>(row.reset, last, lane, 1);
-    Storage* dx = At<Storage>(row.dx, last, lane, P);
+    const Storage* first_g = At<Storage>(row.g, last, lane, P);
+    const Storage* first_a = At<Storage>(row.a, last, lane, P);
+    const Storage* first_past = kWithDecay ? At<Storage>(row.h, last - 1, lane, P) : nullptr;
+    const uint8_t* first_reset = At<uint8_t>(row.reset, last, lane, 1);
+    Storage* first_dx = At<Storage>(row.dx, last, lane, P);
     // An element of the array or a sum.
-    const bool sums = !kIsHalf<E> || row.decay_gradient != DecayGradient::kStore;
-    const int64_t da_bytes = P * (sums ? sizeof(Scalar) : sizeof(Storage));
-    char* da = row.da.data + (last * row.da.step + lane * row.da.lane) * da_bytes;
+    const bool stored = row.decay_gradient == DecayGradient::kStore;
+    const int64_t da_bytes = P * (stored ? sizeof(Storage) : sizeof(Scalar));
+    char* first_da = row.da.data + (last * row.da.step + lane * row.da.lane) * da_bytes;
     // Copies, which the compiler knows that no store to dx or da changes.
     const int64_t g_step = row.g.step * P, a_step = row.a.step * P, past_step = row.h.step * P;
     const int64_t reset_step = row.reset.step, dx_step = row.dx.step * P;
     const int64_t da_step = row.da.step * da_bytes;
     const int64_t g_lane = row.g.lane, a_lane = row.a.lane, past_lane = row.h.lane;
     const int64_t reset_lane = row.reset.lane, da_lane = row.da.lane;
+    const bool past_caches = row.past_caches, overwrite = row.overwrite;
+    const bool from_start = begin == 0 && row.before != nullptr;
+    const int64_t steps = end - begin - from_start;
     // Of a sum over the channels, only the first tile finds nothing.
-    const bool first_tile = row.dx.step > 0 ? lane + N * K == row.lanes : lane == 0;
-    const bool add = row.decay_gradient == DecayGradient::kAdd &&
-                     !(row.overwrite && (da_lane != 0 || first_tile));
+    const int64_t first_lane = row.dx.step > 0 ? row.lanes - N * K : 0;
 
-    Lanes<E, N> state[K], total[K] = {};
-    LoadStates<E, N, K>(row.state, lane, state);
+    for (; count > 0; --count, lane += hop) {
+      const Storage *g = first_g, *a = first_a, *past = first_past;
+      const uint8_t* reset = first_reset;
+      Storage* dx = first_dx;
+      char* da = first_da;
+      const bool add = !(overwrite && (da_lane != 0 || lane == first_lane));
+      Lanes<E, N> state[K], total[K] = {};
+      LoadStates<E, N, K>(row.state, lane, state);
 
-    // One step; `h` is the state before it.
-    const auto step = [&](const Lanes<E, N>(&h)[K]) __attribute__((always_inline)) {
-      Lanes<E, N> lambda[K], now[K];
-      LoadTile<E, N, K>(g, g_lane, lambda);
-      Unroll<K>([&](auto k) __attribute__((always_inline)) {
-        lambda[k] += state[k];
-        Store<E, N>(dx + k * N * P, lambda[k]);
-      });
-      if (reset_lane == 0 && *reset) {
-        Unroll<K>([&](auto k) __attribute__((always_inline)) {
-          state[k] = now[k] = Lanes<E, N>{};
-        });
-      } else {
-        LoadTile<E, N, K>(a, a_lane, state);
-        Unroll<K>([&](auto k) __attribute__((always_inline)) {
-          state[k] = Multiply<E, N>(state[k], lambda[k]);
-          if constexpr (kWithDecay) now[k] = Multiply<E, N>(lambda[k], h[k]);
-          if (reset_lane != 0) {
-            state[k] = ZeroWhere<E, N>(reset + k * N, state[k]);
-            if constexpr (kWithDecay) now[k] = ZeroWhere<E, N>(reset + k * N, now[k]);
-          }
-        });
-      }
-      if constexpr (gradient == Gradient::kTotal) {
-        Unroll<K>([&](auto k) __attribute__((always_inline)) { total[k] += now[k]; });
-      } else if constexpr (gradient == Gradient::kEach) {
-        if (!sums) {
+      // One step; `h` is the state before it.
+      const auto step = [&](const Lanes<E, N>(&h)[K]) __attribute__((always_inline)) {
+        Lanes<E, N> lambda[K], now[K];
+        LoadTile<E, N, K>(g, g_lane, lambda);
+        Unroll<K>([&](auto k) __attribute__((always_inline)) { lambda[k] += state[k]; });
+        StoreTile<E, N, K>(dx, lambda, past_caches);
+        if (reset_lane == 0 && *reset) {
           Unroll<K>([&](auto k) __attribute__((always_inline)) {
-            Store<E, N>(reinterpret_cast<Storage*>(da) + k * N * P, now[k]);
-          });
-        } else if (da_lane != 0) {
-          Unroll<K>([&](auto k) __attribute__((always_inline)) {
-            if (add) now[k] += LoadState<E, N>(da, k * N);
-            StoreState<E, N>(da, k * N, now[k]);
+            state[k] = now[k] = Lanes<E, N>{};
           });
         } else {
-          auto over_lanes = SumTile<E, N, K>(now);
-          if (add) over_lanes += LoadState<E, 1>(da, 0);
-          StoreState<E, 1>(da, 0, over_lanes);
+          LoadTile<E, N, K>(a, a_lane, state);
+          Unroll<K>([&](auto k) __attribute__((always_inline)) {
+            state[k] = Multiply<E, N>(state[k], lambda[k]);
+            if constexpr (kWithDecay) now[k] = Multiply<E, N>(lambda[k], h[k]);
+            if (reset_lane != 0) {
+              state[k] = ZeroWhere<E, N>(reset + k * N, state[k]);
+              if constexpr (kWithDecay) now[k] = ZeroWhere<E, N>(reset + k * N, now[k]);
+            }
+          });
         }
-        da -= da_step;
-      }
-      g -= g_step;
-      a -= a_step;
-      dx -= dx_step;
-      reset -= reset_step;
-    };
+        if constexpr (gradient == Gradient::kTotal) {
+          Unroll<K>([&](auto k) __attribute__((always_inline)) { total[k] += now[k]; });
+        } else if constexpr (gradient == Gradient::kEach) {
+          if (stored) {
+            StoreTile<E, N, K>(reinterpret_cast<Storage*>(da), now, past_caches);
+          } else if (da_lane != 0) {
+            Unroll<K>([&](auto k) __attribute__((always_inline)) {
+              if (add) now[k] += LoadState<E, N>(da, k * N);
+              StoreState<E, N>(da, k * N, now[k]);
+            });
+          } else {
+            auto over_lanes = SumTile<E, N, K>(now);
+            if (add) over_lanes += LoadState<E, 1>(da, 0);
+            StoreState<E, 1>(da, 0, over_lanes);
+          }
+          da -= da_step;
+        }
+        g -= g_step;
+        a -= a_step;
+        dx -= dx_step;
+        reset -= reset_step;
+      };
 
-    const bool from_start = begin == 0 && row.before != nullptr;
-    Lanes<E, N> h[K] = {};
-    for (int64_t t = last; t >= begin + from_start; --t) {
-      if constexpr (kWithDecay) {
-        LoadTile<E, N, K>(past, past_lane, h);
-        past -= past_step;
+      Lanes<E, N> h[K] = {};
+      for (int64_t t = 0; t < steps; ++t) {
+        if constexpr (kWithDecay) {
+          LoadTile<E, N, K>(past, past_lane, h);
+          past -= past_step;
+        }
+        step(h);
       }
-      step(h);
-    }
-    if (from_start) {
-      const auto* before = static_cast<const Scalar*>(row.before);
-      Unroll<K>([&](auto k) __attribute__((always_inline)) {
-        h[k] = row.before_lane != 0 ? LoadState<E, N>(before, lane + k * N) : Splat<E, N>(before);
-      });
-      step(h);
-    }
-
-    StoreStates<E, N, K>(row.state, lane, state);
-    if constexpr (gradient == Gradient::kTotal) {
-      if (da_lane != 0) {
+      if (from_start) {
+        const auto* before = static_cast<const Scalar*>(row.before);
         Unroll<K>([&](auto k) __attribute__((always_inline)) {
-          StoreState<E, N>(da, k * N, LoadState<E, N>(da, k * N) + total[k]);
+          h[k] = row.before_lane != 0 ? LoadState<E, N>(before, lane + k * N) : Splat<E, N>(before);
         });
-      } else {
-        StoreState<E, 1>(da, 0, LoadState<E, 1>(da, 0) + SumTile<E, N, K>(total));
+        step(h);
       }
+
+      StoreStates<E, N, K>(row.state, lane, state);
+      if constexpr (gradient == Gradient::kTotal) {
+        if (da_lane != 0) {
+          Unroll<K>([&](auto k) __attribute__((always_inline)) {
+            StoreState<E, N>(da, k * N, LoadState<E, N>(da, k * N) + total[k]);
+          });
+        } else {
+          StoreState<E, 1>(da, 0, LoadState<E, 1>(da, 0) + SumTile<E, N, K>(total));
+        }
+      }
+      first_g += hop * g_lane * P;
+      first_a += hop * a_lane * P;
+      if constexpr (kWithDecay) first_past += hop * past_lane * P;
+      first_dx += hop * P;
+      first_reset += hop * reset_lane;
+      first_da += hop * da_lane * da_bytes;
     }
   }
 };
@@ -189,13 +199,13 @@ bool BackwardAlongTime(const BackwardRow& row, int64_t begin, int64_t end) {
                      Store<E, Along::N>(Along::First(dx, t), now.Sum());
                    });
     if (!finite) {
-      BackwardTile<E, gradient>{row, end - to, end - done}.template Run<1, 1>(0);
+      BackwardTile<E, gradient>{row, end - to, end - done}.template Run<1, 1>(0, 1, 1);
     } else if constexpr (gradient != Gradient::kNone) {
       GradientAlongTime<E, gradient, !down>(row, end - to, end - done);
     }
   }
   if (begin + whole < end) {
-    BackwardTile<E, gradient>{row, begin, end - whole}.template Run<1, 1>(0);
+    BackwardTile<E, gradient>{row, begin, end - whole}.template Run<1, 1>(0, 1, 1);
   }
   return true;
 }
@@ -217,7 +227,8 @@ void BackwardByTurns(const BackwardRow* rows, int count, int64_t begin, int64_t 
     }
   }
   const bool down = rows[0].dx.step > 0;
-  const int64_t block = BlockSteps<E>(end - begin, lanes, count, kBackwardTurnBytes);
+  const int64_t block = BlockSteps<E, kBackwardRegisters, kBackwardShortBytes>(
+      end - begin, lanes, count, kBackwardTurnBytes);
   for (int64_t to = end; to > begin; to -= block) {
     const int64_t from = to - block > begin ? to - block : begin;
     for (int r = 0; r < count; ++r) {
@@ -271,12 +282,13 @@ void BackwardOfCopies(const BackwardRow* rows, int count, int64_t begin, int64_t
 // for this many channels at a time. Rows that take turns have shorter ones.
 constexpr int64_t kSumSteps = 256;
 constexpr int64_t kSumTurn = 16;
-constexpr int64_t kSumLanes = 512;
+constexpr int64_t kSumBytes = 1 << 14;
 
 template <class E>
 void BackwardOverTime(const BackwardRow* rows, int count) {
   constexpr int P = E::kParts;
   using Scalar = typename E::Scalar;
+  constexpr int64_t kSumLanes = kSumBytes / (P * sizeof(Scalar));
   Scalar partial[kSumLanes * P];
   const int64_t turn = count == 1 ? kSumSteps : kSumTurn, steps = rows[0].steps;
   for (int64_t lane = 0; lane < rows[0].lanes; lane += kSumLanes) {
@@ -308,13 +320,17 @@ template <class E>
 void BackwardRows(const BackwardRow* rows, int count) {
   switch (rows[0].decay_gradient) {
     case DecayGradient::kNone:
-      return BackwardByTurns<E, Gradient::kNone>(rows, count, 0, rows[0].steps);
+      BackwardByTurns<E, Gradient::kNone>(rows, count, 0, rows[0].steps);
+      break;
     case DecayGradient::kStore:
     case DecayGradient::kAdd:
-      return BackwardByTurns<E, Gradient::kEach>(rows, count, 0, rows[0].steps);
+      BackwardByTurns<E, Gradient::kEach>(rows, count, 0, rows[0].steps);
+      break;
     case DecayGradient::kTime:
-      return BackwardOverTime<E>(rows, count);
+      BackwardOverTime<E>(rows, count);
+      break;
   }
+  if (rows[0].past_caches) FinishStores();
 }
 
 }  // namespace

@@ -12,62 +12,83 @@ namespace {
 
 constexpr int kForwardRegisters = 8;
 constexpr int64_t kForwardTurnBytes = 256;
+// Of a wide row that comes from memory, so many steps together, while as many are on their way:
+// they lie too far apart for processors to foresee them. From a cache, asking costs more than it
+// saves.
+constexpr int64_t kAheadSteps = 2;
 
 // The same K registers of N channels each in R rows, from step `begin` to step `end`.
 template <class E, int R>
 struct ForwardTile {
   const ForwardRow* rows;
   int64_t begin, end;
+  int64_t ahead = 0;  // how many steps ahead to ask for operands, or 0
 
   template <int N, int K>
-  void Run(int64_t lane) const {
+  void Run(int64_t lane, int64_t count, int64_t hop) const {
     using Storage = typename E::Storage;
     constexpr int P = E::kParts;
-    Cursor<const Storage, R> a, x;
-    Cursor<const uint8_t, R> reset;
-    Cursor<Storage, R> h;
-    Lanes<E, N> state[R][K];
+    constexpr int kTileBytes = N * K * kBytes<E>;
+    Cursor<const Storage, R> first_a, first_x;
+    Cursor<const uint8_t, R> first_reset;
+    Cursor<Storage, R> first_h;
     Unroll<R>([&](auto r) __attribute__((always_inline)) {
-      a.start[r] = At<Storage>(rows[r].a, begin, lane, P);
-      x.start[r] = At<Storage>(rows[r].x, begin, lane, P);
-      h.start[r] = At<Storage>(rows[r].h, begin, lane, P);
-      reset.start[r] = At<uint8_t>(rows[r].reset, begin, lane, 1);
-      LoadStates<E, N, K>(rows[r].state, lane, state[r]);
+      first_a.start[r] = At<Storage>(rows[r].a, begin, lane, P);
+      first_x.start[r] = At<Storage>(rows[r].x, begin, lane, P);
+      first_h.start[r] = At<Storage>(rows[r].h, begin, lane, P);
+      first_reset.start[r] = At<uint8_t>(rows[r].reset, begin, lane, 1);
     });
     // Copies, which the compiler knows that no store to h changes; rows differ in their data only.
     const int64_t a_step = rows[0].a.step * P, x_step = rows[0].x.step * P;
     const int64_t h_step = rows[0].h.step * P, reset_step = rows[0].reset.step;
     const int64_t a_lane = rows[0].a.lane, x_lane = rows[0].x.lane;
     const int64_t reset_lane = rows[0].reset.lane;
-    for (int64_t t = begin; t < end; ++t) {
+    const int64_t steps = end - begin, steps_ahead = ahead;
+    const bool past_caches = rows[0].past_caches;
+    for (; count > 0; --count, lane += hop) {
+      auto a = first_a, x = first_x;
+      auto reset = first_reset;
+      auto h = first_h;
+      Lanes<E, N> state[R][K];
       Unroll<R>([&](auto r) __attribute__((always_inline)) {
-        Lanes<E, N> a_t[K], x_t[K];
-        const uint8_t* flags = reset[r];
-        LoadTile<E, N, K>(x[r], x_lane, x_t);
-        if (reset_lane == 0 && *flags) {
-          Unroll<K>([&](auto k) __attribute__((always_inline)) { state[r][k] = x_t[k]; });
-        } else {
-          LoadTile<E, N, K>(a[r], a_lane, a_t);
-          Unroll<K>([&](auto k) __attribute__((always_inline)) {
-            if (reset_lane != 0) {
-              a_t[k] = ZeroWhere<E, N>(flags + k * N, a_t[k]);
-              state[r][k] = ZeroWhere<E, N>(flags + k * N, state[r][k]);
-            }
-            state[r][k] = MultiplyAdd<E, N>(a_t[k], state[r][k], x_t[k]);
-          });
-        }
-        Unroll<K>([&](auto k) __attribute__((always_inline)) {
-          Store<E, N>(h[r] + k * N * P, state[r][k]);
-        });
+        LoadStates<E, N, K>(rows[r].state, lane, state[r]);
       });
-      a.Move(a_step);
-      x.Move(x_step);
-      h.Move(h_step);
-      reset.Move(reset_step);
+      for (int64_t t = 0; t < steps; ++t) {
+        Unroll<R>([&](auto r) __attribute__((always_inline)) {
+          Lanes<E, N> a_t[K], x_t[K];
+          const uint8_t* flags = reset[r];
+          LoadTile<E, N, K>(x[r], x_lane, x_t);
+          if (reset_lane == 0 && *flags) {
+            Unroll<K>([&](auto k) __attribute__((always_inline)) { state[r][k] = x_t[k]; });
+          } else {
+            LoadTile<E, N, K>(a[r], a_lane, a_t);
+            Unroll<K>([&](auto k) __attribute__((always_inline)) {
+              if (reset_lane != 0) {
+                a_t[k] = ZeroWhere<E, N>(flags + k * N, a_t[k]);
+                state[r][k] = ZeroWhere<E, N>(flags + k * N, state[r][k]);
+              }
+              state[r][k] = MultiplyAdd<E, N>(a_t[k], state[r][k], x_t[k]);
+            });
+          }
+          StoreTile<E, N, K>(h[r], state[r], past_caches);
+          if (steps_ahead != 0) {
+            Prefetch<kTileBytes>(a[r] + steps_ahead * a_step);
+            Prefetch<kTileBytes>(x[r] + steps_ahead * x_step);
+          }
+        });
+        a.Move(a_step);
+        x.Move(x_step);
+        h.Move(h_step);
+        reset.Move(reset_step);
+      }
+      Unroll<R>([&](auto r) __attribute__((always_inline)) {
+        StoreStates<E, N, K>(rows[r].state, lane, state[r]);
+      });
+      first_a.Move(hop * a_lane * P);
+      first_x.Move(hop * x_lane * P);
+      first_h.Move(hop * P);
+      first_reset.Move(hop * reset_lane);
     }
-    Unroll<R>([&](auto r) __attribute__((always_inline)) {
-      StoreStates<E, N, K>(rows[r].state, lane, state[r]);
-    });
   }
 };
 
@@ -87,7 +108,7 @@ bool ForwardAlongTime(const ForwardRow& row) {
                                    __attribute__((always_inline)) {
                                      Store<E, Along::N>(Along::First(h, t), now.State());
                                    });
-    ForwardTile<E, 1>{&row, finite ? whole : begin, end}.template Run<1, 1>(0);
+    ForwardTile<E, 1>{&row, finite ? whole : begin, end}.template Run<1, 1>(0, 1, 1);
   }
   return true;
 }
@@ -96,11 +117,15 @@ template <class E>
 void ForwardByTurns(const ForwardRow* rows, int count) {
   const int64_t steps = rows[0].steps, lanes = rows[0].lanes;
   const bool down = rows[0].h.step < 0;
-  const int64_t block = BlockSteps<E, kForwardRegisters>(steps, lanes, count, kForwardTurnBytes);
+  const bool from_memory = count == 1 && rows[0].past_caches;
+  const int64_t wide_steps = from_memory ? kAheadSteps : count == 1 ? 1 : kWideSteps;
+  const int64_t block =
+      BlockSteps<E, kForwardRegisters>(steps, lanes, count, kForwardTurnBytes, wide_steps);
+  const int64_t ahead = from_memory && lanes * kBytes<E> > kStateBytes ? kAheadSteps : 0;
   for (int64_t begin = 0; begin < steps; begin += block) {
     const int64_t end = begin + block < steps ? begin + block : steps;
     for (int r = 0; r < count; ++r) {
-      ForTiles<E, kForwardRegisters>(lanes, down, ForwardTile<E, 1>{rows + r, begin, end});
+      ForTiles<E, kForwardRegisters>(lanes, down, ForwardTile<E, 1>{rows + r, begin, end, ahead});
     }
   }
 }
@@ -156,6 +181,7 @@ void ForwardRows(const ForwardRow* rows, int count) {
   } else {
     ForwardDirectly<E>(rows, count);
   }
+  if (rows[0].past_caches) FinishStores();
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ class ForwardJob : public RowJob {
                  {scan.h_last, Kind::kState},
                  {scan.h}}},
                6),
+        past_caches_(PastCaches(kH)),
         together_(Together(kH)),
         cut_(CutWork(layout_, loops_.element_bytes, together_, threads)) {
     if (cut_.split_time) {
@@ -48,7 +49,8 @@ class ForwardJob : public RowJob {
             At(kH, offsets, lane, begin),
             nullptr,
             end - begin,
-            count};
+            count,
+            past_caches_};
   }
 
   void RunRows(int64_t task) const {
@@ -111,6 +113,7 @@ class ForwardJob : public RowJob {
     }
   }
 
+  const bool past_caches_;
   const int64_t together_;
   const Cut cut_;
   int64_t piece_steps_ = 0, pieces_ = 0;
@@ -136,6 +139,7 @@ class BackwardJob : public RowJob {
         cut_(CutWork(layout_, loops_.element_bytes, together_, threads)) {
     for (int i = 0; i < backward.shape.rank && has(kDa); ++i) da_count_ *= backward.da.dims[i];
     kind_ = KindOfGradient();
+    past_caches_ = PastCaches(kDx) && (kind_ != DecayGradient::kStore || PastCaches(kDa));
     if (cut_.split_time) {
       piece_steps_ = PieceSteps();
       pieces_ = CeilDiv(steps(), piece_steps_);
@@ -146,6 +150,11 @@ class BackwardJob : public RowJob {
       // A task takes rows that share one decay, so that nobody else adds to the same sums.
       const int64_t groups = layout_.rows / share_;
       rows_per_task_ = std::min(share_, cut_.rows_per_task);
+      if (kind_ == DecayGradient::kAdd) {
+        // Each set of tasks has sums as long as `a`: as few sets as keep all threads at work.
+        const int64_t sets = CeilDiv(std::max<int64_t>(threads, 1), groups * cut_.lane_tasks);
+        rows_per_task_ = std::max(rows_per_task_, CeilDiv(share_, sets));
+      }
       share_tasks_ = CeilDiv(share_, rows_per_task_);
       groups_per_task_ = std::max<int64_t>(cut_.rows_per_task / rows_per_task_, 1);
       tasks_ = CeilDiv(groups, groups_per_task_) * share_tasks_ * cut_.lane_tasks;
@@ -157,12 +166,12 @@ class BackwardJob : public RowJob {
   void Run(int64_t task) override { cut_.split_time ? RunPiece(task) : RunRows(task); }
 
   void Finish() override {
-    if (workspace_.empty()) return;
+    if (workspace_ == nullptr) return;
     const int64_t size = da_count_ * loops_.state_bytes;
     for (int64_t i = 1; i < sums_; ++i) {
-      loops_.accumulate(workspace_.data(), workspace_.data() + i * size, da_count_);
+      loops_.accumulate(workspace_.get(), workspace_.get() + i * size, da_count_);
     }
-    loops_.narrow(operands_[kDa].array.data, workspace_.data(), da_count_);
+    loops_.narrow(operands_[kDa].array.data, workspace_.get(), da_count_);
   }
 
  private:
@@ -181,21 +190,23 @@ class BackwardJob : public RowJob {
   // of its own, which Finish adds in their order; a single one is the result itself.
   void PrepareSums() {
     if (kind_ == DecayGradient::kNone) return;
+    // Sums over time are added to what is there, and without tasks nobody writes anything.
+    const bool zero = over_time() || tasks_ == 0;
     const bool own_dtype = loops_.state_bytes == loops_.element_bytes;
     if (kind_ == DecayGradient::kStore || (sums_ == 1 && own_dtype)) {
-      if (over_time() || tasks_ == 0) {
-        std::memset(operands_[kDa].array.data, 0, da_count_ * loops_.element_bytes);
-      }
+      if (zero) std::memset(operands_[kDa].array.data, 0, da_count_ * loops_.element_bytes);
       return;
     }
     sums_ = std::max<int64_t>(sums_, 1);
-    workspace_.resize(sums_ * da_count_ * loops_.state_bytes);
+    const int64_t size = sums_ * da_count_ * loops_.state_bytes;
+    workspace_.reset(new char[size]);
+    if (zero) std::memset(workspace_.get(), 0, size);
   }
 
   Stream Sum(int64_t index, const Offsets& offsets, int64_t lane, int64_t begin) {
     if (kind_ == DecayGradient::kNone) return {};
-    if (workspace_.empty()) return At(kDa, offsets, lane, begin);
-    char* sum = workspace_.data() + index * da_count_ * loops_.state_bytes;
+    if (workspace_ == nullptr) return At(kDa, offsets, lane, begin);
+    char* sum = workspace_.get() + index * da_count_ * loops_.state_bytes;
     return At(kDa, sum, loops_.state_bytes, offsets, lane, begin);
   }
 
@@ -215,7 +226,8 @@ class BackwardJob : public RowJob {
             end - begin,
             count,
             kind_,
-            overwrite};
+            overwrite,
+            past_caches_};
   }
 
   void RunRows(int64_t task) {
@@ -228,17 +240,25 @@ class BackwardJob : public RowJob {
     const int64_t first = share_task * rows_per_task_;
     const int64_t last = std::min(first + rows_per_task_, share_);
     const int64_t sum = over_lanes() ? share_task * cut_.lane_tasks + lane_task : share_task;
+    // Rows that add to the same sums take turns, in which the sums stay in the core's cache.
+    const bool turns = kind_ == DecayGradient::kAdd && together_ == 1 && last - first > 1;
+    const int64_t turn = turns ? PieceSteps() : steps();
     std::vector<BackwardRow> rows(std::min(together_, (groups - group) * (last - first)));
     int n = 0;
     for (int64_t i = group; i < groups; ++i) {
-      for (int64_t j = first; j < last; ++j) {
-        const Offsets offsets = layout_.Offsets(i * share_ + j);
-        rows[n] = Row(offsets, lane, count, 0, steps(), sum, j == first);
-        rows[n].state = At(kDh0, offsets, lane, 0).data;
-        CopyState(rows[n].state, kGLast, offsets, lane, count);
-        const bool all = i + 1 == groups && j + 1 == last;
-        if (++n == together_ || all) loops_.backward(rows.data(), std::exchange(n, 0));
-      }
+      int64_t end = steps();
+      do {
+        const int64_t begin = std::max<int64_t>(end - turn, 0);
+        for (int64_t j = first; j < last; ++j) {
+          const Offsets offsets = layout_.Offsets(i * share_ + j);
+          rows[n] = Row(offsets, lane, count, begin, end, sum, j == first);
+          rows[n].state = At(kDh0, offsets, lane, 0).data;
+          if (end == steps()) CopyState(rows[n].state, kGLast, offsets, lane, count);
+          const bool all = i + 1 == groups && j + 1 == last;
+          if (++n == together_ || all) loops_.backward(rows.data(), std::exchange(n, 0));
+        }
+        end = begin;
+      } while (end > 0);
     }
   }
 
@@ -285,9 +305,10 @@ class BackwardJob : public RowJob {
   const Cut cut_;
   int64_t da_count_ = 1;
   DecayGradient kind_;
+  bool past_caches_;
   int64_t rows_per_task_ = 1, share_tasks_ = 1, groups_per_task_ = 1;
   int64_t sums_ = 1;
-  std::vector<char> workspace_;
+  std::unique_ptr<char[]> workspace_;
   int64_t piece_steps_ = 0, pieces_ = 0;
   std::unique_ptr<Chain> chain_;
 };

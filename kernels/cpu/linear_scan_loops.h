@@ -21,6 +21,9 @@ struct ForwardRow {
   Stream a, x, reset, h;
   void* state;  // h before the first step; on return after the last
   int64_t steps, lanes;
+  // The results are too large for the caches: they are written past them. The places of whole
+  // registers are then aligned.
+  bool past_caches = false;
 };
 
 // What becomes of lambda[t] h[t-1], the cotangent of a[t].
@@ -40,6 +43,7 @@ struct BackwardRow {
   int64_t steps, lanes;
   DecayGradient decay_gradient;
   bool overwrite;  // kAdd: `da` holds nothing yet
+  bool past_caches = false;  // dx, and `da` where it is stored
 };
 
 // The map from the state before some steps to the one after them, h -> product h + state, in each

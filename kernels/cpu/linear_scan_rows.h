@@ -36,6 +36,11 @@ constexpr int64_t kSplitBytes = 1 << 20;
 constexpr int64_t kPieceBytes = 1 << 17;
 // Channels are split where the parts are this wide, else memory sees streams full of gaps.
 constexpr int64_t kChunkBytes = 1 << 15;
+// Results of this size or more, in rows of whole lines, are written past the caches: the next to read
+// them would hardly find them there, and a line that is not read before it is written saves a quarter
+// of what the memory moves.
+constexpr int64_t kPastCachesBytes = 1 << 25;
+constexpr int64_t kLineBytes = 64;
 // Rows that are run at once, at most.
 constexpr int64_t kMostTogether = 64;
 // Tasks for each thread, to even out their speeds.
@@ -129,6 +134,14 @@ class RowJob : public Job {
     if (narrow()) return kOverlap;
     const int64_t gap = layout_.time.stride[o] / std::max<int64_t>(lanes(), 1);
     return std::min(std::max<int64_t>(gap, 1), kMostTogether);
+  }
+
+  // Whether the result `o`, which has all elements, is written past the caches.
+  bool PastCaches(int o) const {
+    const int64_t step_bytes = lanes() * loops_.element_bytes;
+    const auto address = reinterpret_cast<uintptr_t>(operands_[o].array.data);
+    return layout_.rows * steps() * step_bytes >= kPastCachesBytes &&
+           step_bytes % kLineBytes == 0 && address % kLineBytes == 0;
   }
 
   bool has(int o) const { return operands_[o].array.data != nullptr; }

@@ -18,7 +18,12 @@ struct SummaryTile {
   int64_t begin, end;
 
   template <int N, int K>
-  void Run(int64_t lane) const {
+  void Run(int64_t lane, int64_t count, int64_t hop) const {
+    for (; count > 0; --count, lane += hop) RunTile<N, K>(lane);
+  }
+
+  template <int N, int K>
+  void RunTile(int64_t lane) const {
     using Storage = typename E::Storage;
     using Product = Lanes<Wide<E>, N>;
     constexpr int P = E::kParts;
@@ -114,7 +119,7 @@ bool SummarizeAlongTime(const SummaryRow& row) {
   const int64_t done = finite ? whole : 0;
   const SummaryTile<E, 1, adjoint> rest{&row, adjoint ? 0 : done,
                                         adjoint ? row.steps - done : row.steps};
-  rest.template Run<1, 1>(0);
+  rest.template Run<1, 1>(0, 1, 1);
   return true;
 }
 

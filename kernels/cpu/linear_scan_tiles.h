@@ -18,7 +18,6 @@ namespace {
 // the registers.
 constexpr int kTileRegisters = 4;
 constexpr int64_t kCachedBytes = 1 << 16;
-constexpr int64_t kStreamBytes = 512;
 constexpr int64_t kStateBytes = 1 << 12;
 constexpr int64_t kWideSteps = 4;
 
@@ -30,14 +29,16 @@ bool IsNarrow(int64_t lanes) {
   return lanes * kBytes<E> < kNarrowBytes;
 }
 
-// How many steps of a row to work through before the next row has its turn; at least `turn_bytes`.
-template <class E, int kRegisters = kTileRegisters>
-int64_t BlockSteps(int64_t steps, int64_t lanes, int64_t rows = 1, int64_t turn_bytes = 0) {
+// How many steps of a row to work through before the next row has its turn, at least `turn_bytes`;
+// `wide_steps` of them where the states would not stay in the first-level cache.
+template <class E, int kRegisters = kTileRegisters, int64_t kShortBytes = 512>
+int64_t BlockSteps(int64_t steps, int64_t lanes, int64_t rows = 1, int64_t turn_bytes = 0,
+                   int64_t wide_steps = kWideSteps) {
   constexpr int64_t bytes = kBytes<E>;
   const bool one_tile = rows == 1 && lanes <= kRegisters * kWidth<E> && (lanes & (lanes - 1)) == 0;
   const int64_t step_bytes = rows * lanes * bytes;
   if (one_tile || steps * step_bytes <= kCachedBytes) return steps;
-  const int64_t block = step_bytes > kStateBytes ? kWideSteps : kStreamBytes / step_bytes;
+  const int64_t block = step_bytes > kStateBytes ? wide_steps : kShortBytes / step_bytes;
   const int64_t turn = rows > 1 ? turn_bytes / (lanes * bytes) : 1;
   return block > turn ? block : turn > 0 ? turn : 1;
 }
@@ -97,15 +98,16 @@ template <class E, int N, int K>
   return SumLanes<E, N>(tile[0]);
 }
 
-// Calls tile.template Run<N, K>(lane) for K registers of N channels each, until all channels are
-// covered: wide tiles, single registers, then halves of them; `down` from the last channel to the
-// first, so that a scan against the order of memory runs against it within a step too.
+// Calls tile.template Run<N, K>(lane, count, hop) for `count` tiles of K registers of N channels
+// each, the first at `lane` and the others a hop from each other, until all channels are covered:
+// wide tiles, single registers, then halves of them; `down` from the last channel to the first, so
+// that a scan against the order of memory runs against it within a step too.
 template <int N, class Tile>
 inline void ForTail(int64_t lane, int64_t lanes, bool down, const Tile& tile) {
   if constexpr (N >= 1) {
     const int64_t next = lanes & N ? lane + N : lane;
     if (down) ForTail<N / 2>(next, lanes, down, tile);
-    if (lanes & N) tile.template Run<N, 1>(lane);
+    if (lanes & N) tile.template Run<N, 1>(lane, 1, N);
     if (!down) ForTail<N / 2>(next, lanes, down, tile);
   }
 }
@@ -114,8 +116,9 @@ inline void ForWhole(int64_t lane, int64_t lanes, bool down, const Tile& tile) {
   if constexpr (K >= 1) {
     const int64_t count = (lanes - lane) / (N * K), next = lane + count * (N * K);
     if (down) ForWhole<N, K / kShrink, kShrink>(next, lanes, down, tile);
-    for (int64_t i = 0; i < count; ++i) {
-      tile.template Run<N, K>(lane + (down ? count - 1 - i : i) * (N * K));
+    if (count > 0) {
+      const int64_t first = down ? next - N * K : lane;
+      tile.template Run<N, K>(first, count, down ? -N * K : N * K);
     }
     if (!down) ForWhole<N, K / kShrink, kShrink>(next, lanes, down, tile);
   }

@@ -13,7 +13,7 @@
 // Vectors wider than a register are passed between functions of this file only.
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
-#if defined(__F16C__)
+#if defined(__x86_64__)
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12 takes the undefined vectors in its own header for a mistake of the caller's.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -205,6 +205,34 @@ inline void StoreRaw(void* p, V v) {
   static_cast<Unaligned<V>*>(p)->value = v;
 }
 
+// The same to an address that is a multiple of the size of V, past the caches. FinishStores has to
+// follow before another thread may read what was written.
+template <class V>
+inline void StoreRawPastCaches(void* p, V v) {
+  auto* to = static_cast<float*>(p);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return _mm512_stream_ps(to, BitCast<__m512>(v));
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return _mm256_stream_ps(to, BitCast<__m256>(v));
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(V) == 16) return _mm_stream_ps(to, BitCast<__m128>(v));
+#endif
+  StoreRaw(to, v);
+}
+inline void FinishStores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// Asks for some bytes that will be read.
+template <int bytes>
+[[gnu::always_inline]] inline void Prefetch(const void* p) {
+  for (int i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i);
+}
+
 // N states, which are kept in Scalar.
 template <class E, int N>
 inline Lanes<E, N> LoadState(const void* p, int64_t index) {
@@ -248,6 +276,14 @@ inline void Store(typename E::Storage* p, Lanes<E, N> v) {
     StoreRaw(p, E::template Narrow<N>(v));
   }
 }
+template <class E, int N>
+inline void StorePastCaches(typename E::Storage* p, Lanes<E, N> v) {
+  if constexpr (std::is_same_v<typename E::Storage, typename E::Scalar>) {
+    StoreRawPastCaches(p, v);
+  } else {
+    StoreRawPastCaches(p, E::template Narrow<N>(v));
+  }
+}
 
 // K registers of N elements of an array each, or with stride 0 one element in all lanes.
 template <class E, int N, int K>
@@ -262,6 +298,21 @@ template <class E, int N, int K>
     StoreRaw(one, Load<E, 1>(p));
     const Lanes<E, N> all = Splat<E, N>(one);
     Unroll<K>([&](auto k) __attribute__((always_inline)) { tile[k] = all; });
+  }
+}
+
+// K registers of N elements each to an array; only whole registers go past the caches.
+template <class E, int N, int K>
+[[gnu::always_inline]] inline void StoreTile(typename E::Storage* p, const Lanes<E, N> (&tile)[K],
+                                             bool past_caches) {
+  if (N == kWidth<E> && past_caches) {
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      StorePastCaches<E, N>(p + k * N * E::kParts, tile[k]);
+    });
+  } else {
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      Store<E, N>(p + k * N * E::kParts, tile[k]);
+    });
   }
 }
 
