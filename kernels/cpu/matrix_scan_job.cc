@@ -172,8 +172,13 @@ class MatrixJob : public Job {
     part.count = std::min(width, problem_.m - part.first);
     return part;
   }
-  int64_t ScratchBytes() const {
-    return kernel_->scratch(sizes_, across_ ? kernel_->lanes : problem_.m);
+  // Vectors that lie across two lines of a cache cost twice as much.
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  std::vector<Line> Scratch() const {
+    const int64_t bytes = kernel_->scratch(sizes_, across_ ? kernel_->lanes : problem_.m);
+    return std::vector<Line>(CeilDiv(bytes, sizeof(Line)));
   }
 
   // Tasks for `sets` sets, of some arithmetic each.
@@ -218,7 +223,7 @@ class ForwardJob : public MatrixJob {
   }
 
   void Run(int64_t task) override {
-    std::vector<char> scratch(ScratchBytes());
+    std::vector<Line> scratch = Scratch();
     if (blocks_ > 1) return RunSet(task / blocks_, task % blocks_, scratch.data());
     const int64_t last = sets_ * (task + 1) / tasks_;
     for (int64_t set = sets_ * task / tasks_; set < last; ++set) RunSet(set, 0, scratch.data());
@@ -267,7 +272,7 @@ class BackwardJob : public MatrixJob {
   }
 
   void Run(int64_t task) override {
-    std::vector<char> scratch(ScratchBytes());
+    std::vector<Line> scratch = Scratch();
     if (!split_) {
       const int64_t last = sets_ * (task + 1) / tasks_;
       for (int64_t set = sets_ * task / tasks_; set < last; ++set) {
