@@ -1,8 +1,7 @@
 """Cases of `fastscan.linear_attention`."""
 
 import math
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 import fastscan
-from fastscan.bench.cases.case import Arguments, Case, Sweep
+from fastscan.bench.cases.case import Arguments, Case, Sweep, normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +68,10 @@ class AttentionCase(Case):
 
     def arguments(self) -> Arguments:
         """Normal q, v and cotangents; keys of length one; decays in [0.9, 1); random resets."""
-        random = np.random.default_rng(zlib.crc32(self.name.encode()))
+        random = self.random()
         rows, width = (*self.batch, self.steps), self.width
 
-        def normal(*shape: int) -> np.ndarray:
-            return random.standard_normal(shape).astype(self.dtype)
-
-        q, k, v = (normal(*rows, width) for _ in range(3))
+        q, k, v = (normal(random, (*rows, width), self.dtype) for _ in range(3))
         operands = [q / math.sqrt(width), k / np.linalg.norm(k, axis=-1, keepdims=True), v]
         if self.decay != "none":
             shape = rows if self.decay == "step" else (*rows, width)
@@ -85,24 +81,15 @@ class AttentionCase(Case):
         constants = []
         if self.episode is not None:
             constants.append(random.random(rows) < 1 / self.episode)
-        cotangents = (normal(*self.batch, width, width), normal(*rows, width))
+        shapes = ((*self.batch, width, width), (*rows, width))
+        cotangents = tuple(normal(random, shape, self.dtype) for shape in shapes)
         return Arguments(
             tuple(x.astype(self.dtype) for x in operands), tuple(constants), cotangents
         )
 
-    def function(self, implementation: str) -> Callable[..., tuple[Array, Array]]:
-        """`linear_attention`, or the same as it is commonly written without fastscan."""
-        if implementation == "lax.associative_scan":
-            return self._associative_scan
-        if implementation == "lax.scan":
-            return self._scan
-        chosen = None if implementation == "fastscan" else implementation
-
-        def attention(*arguments: Array) -> tuple[Array, Array]:
-            q, k, v, options = self._named(arguments)
-            return fastscan.linear_attention(q, k, v, **options, implementation=chosen)
-
-        return attention
+    def _fastscan(self, implementation: str | None, *arguments: Array) -> tuple[Array, Array]:
+        q, k, v, options = self._named(arguments)
+        return fastscan.linear_attention(q, k, v, **options, implementation=implementation)
 
     def oracle(self, *arguments: Array) -> tuple[Array, Array]:
         """`fastscan.reference.linear_attention`."""

@@ -1,11 +1,15 @@
 """What the timing needs to know of a case, whatever recurrence it is of."""
 
 import abc
+import functools
+import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Sweep = Literal["steps", "channels"]
@@ -25,12 +29,20 @@ class Arguments:
     cotangents: tuple[Any, ...]
 
 
+def normal(random: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Normal numbers of variance one, complex ones too."""
+    values = random.standard_normal(shape)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        values = (values + 1j * random.standard_normal(shape)) / math.sqrt(2)
+    return np.asarray(values).astype(dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case(abc.ABC):
     """One shape of one recurrence, with the ways to compute it."""
 
     family: ClassVar[str]
-    baselines: ClassVar[tuple[str, ...]]
+    baselines: ClassVar[tuple[str, ...]] = ("lax.associative_scan", "lax.scan")
     """Names that `function` takes beside "fastscan" and the implementations of fastscan."""
 
     name: str
@@ -65,9 +77,30 @@ class Case(abc.ABC):
     def arguments(self) -> Arguments:
         """The same random arrays on every call."""
 
-    @abc.abstractmethod
+    def random(self) -> np.random.Generator:
+        """The same random numbers on every call, and others for every name."""
+        return np.random.default_rng(zlib.crc32(self.name.encode()))
+
     def function(self, implementation: str) -> Callable[..., Any]:
         """The recurrence by "fastscan", a baseline, or the implementation of that name."""
+        if implementation == "lax.associative_scan":
+            return self._associative_scan
+        if implementation == "lax.scan":
+            return self._scan
+        chosen = None if implementation == "fastscan" else implementation
+        return functools.partial(self._fastscan, chosen)
+
+    @abc.abstractmethod
+    def _fastscan(self, implementation: str | None, *arguments: Any) -> Any:
+        """The recurrence by fastscan's function."""
+
+    @abc.abstractmethod
+    def _associative_scan(self, *arguments: Any) -> Any:
+        """The same as it is commonly written with `lax.associative_scan`."""
+
+    @abc.abstractmethod
+    def _scan(self, *arguments: Any) -> Any:
+        """The same as it is commonly written with `lax.scan`."""
 
     @abc.abstractmethod
     def oracle(self, *arguments: Any) -> Any:

@@ -1,8 +1,7 @@
 """Cases of `fastscan.linear_scan`: h[t] = a[t] * h[t-1] + x[t]."""
 
 import math
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 import fastscan
-from fastscan.bench.cases.case import Arguments, Case, Sweep
+from fastscan.bench.cases.case import Arguments, Case, Sweep, normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,6 @@ class LinearCase(Case):
     """
 
     family: ClassVar[str] = "linear"
-    baselines: ClassVar[tuple[str, ...]] = ("lax.associative_scan", "lax.scan")
 
     x: tuple[int, ...]
     a: tuple[int, ...]
@@ -75,49 +73,33 @@ class LinearCase(Case):
 
     def arguments(self) -> Arguments:
         """Moduli of a in [0.9, 0.999); normal x, h0 and cotangents; random resets."""
-        random = np.random.default_rng(zlib.crc32(self.name.encode()))
+        random = self.random()
         carry_shape = self.x[: self.axis] + self.x[self.axis + 1 :]
         accumulator = jnp.promote_types(self.dtype, jnp.float32)
-
-        def normal(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-            values = random.standard_normal(shape)
-            if jnp.issubdtype(dtype, jnp.complexfloating):
-                values = (values + 1j * random.standard_normal(shape)) / math.sqrt(2)
-            return np.asarray(values).astype(dtype)
 
         a = random.uniform(0.9, 0.999, self.a)
         if jnp.issubdtype(self.dtype, jnp.complexfloating):
             a = a * np.exp(1j * random.uniform(0, 2 * np.pi, self.a))
-        operands = [np.asarray(a).astype(self.dtype), normal(self.x, self.dtype)]
+        operands = [np.asarray(a).astype(self.dtype), normal(random, self.x, self.dtype)]
         if self.carry:
-            operands.append(normal(carry_shape, accumulator))
+            operands.append(normal(random, carry_shape, accumulator))
         constants = []
         if self.episode is not None:
             constants.append(random.random(self.x[: self.axis + 1]) < 1 / self.episode)
-        cotangents = (normal(carry_shape, accumulator), normal(self.x, self.dtype))
+        cotangents = (normal(random, carry_shape, accumulator), normal(random, self.x, self.dtype))
         return Arguments(tuple(operands), tuple(constants), cotangents)
 
-    def function(self, implementation: str) -> Callable[..., tuple[Array, Array]]:
-        """`linear_scan`, or the same as it is commonly written without fastscan."""
-        if implementation == "lax.associative_scan":
-            return self._associative_scan
-        if implementation == "lax.scan":
-            return self._scan
-        chosen = None if implementation == "fastscan" else implementation
-
-        def scan(*arguments: Array) -> tuple[Array, Array]:
-            a, x, h0, reset = self._named(arguments)
-            return fastscan.linear_scan(
-                a,
-                x,
-                h0,
-                reset=reset,
-                axis=self.axis,
-                reverse=self.reverse,
-                implementation=chosen,
-            )
-
-        return scan
+    def _fastscan(self, implementation: str | None, *arguments: Array) -> tuple[Array, Array]:
+        a, x, h0, reset = self._named(arguments)
+        return fastscan.linear_scan(
+            a,
+            x,
+            h0,
+            reset=reset,
+            axis=self.axis,
+            reverse=self.reverse,
+            implementation=implementation,
+        )
 
     def oracle(self, *arguments: Array) -> tuple[Array, Array]:
         """`fastscan.reference.linear_scan`."""

@@ -1,8 +1,7 @@
 """Cases of `fastscan.matrix_scan`: H[t] = A[t] @ H[t-1] + X[t]."""
 
 import math
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +12,7 @@ from jax import Array, lax
 
 import fastscan
 from fastscan import HouseholderProduct, LowRank
-from fastscan.bench.cases.case import Arguments, Case, Sweep
+from fastscan.bench.cases.case import Arguments, Case, Sweep, normal
 
 Form = Literal["dense", "low-rank", "product"]
 
@@ -28,7 +27,6 @@ class MatrixCase(Case):
     """
 
     family: ClassVar[str] = "matrix"
-    baselines: ClassVar[tuple[str, ...]] = ("lax.associative_scan", "lax.scan")
 
     X: tuple[int, int, int, int]
     form: Form = "dense"
@@ -83,47 +81,35 @@ class MatrixCase(Case):
 
     def arguments(self) -> Arguments:
         """Matrices of a norm below one; normal X and cotangents; random resets."""
-        random = np.random.default_rng(zlib.crc32(self.name.encode()))
+        random = self.random()
         batch, steps, n, m = self.X
-
-        def normal(shape: tuple[int, ...]) -> np.ndarray:
-            values = random.standard_normal(shape)
-            if jnp.issubdtype(self.dtype, jnp.complexfloating):
-                values = (values + 1j * random.standard_normal(shape)) / math.sqrt(2)
-            return np.asarray(values)
-
+        double = jnp.promote_types(self.dtype, np.float64)
         if self.form == "dense":
             # The largest singular value of a normal n x n matrix is about 2 sqrt(n).
-            values = [normal(self.coefficients[0]) * (0.45 / math.sqrt(n))]
+            values = [normal(random, self.coefficients[0], double) * (0.45 / math.sqrt(n))]
         else:
             scale, key, _ = self.coefficients
-            w = normal(key)
+            w = normal(random, key, double)
             w /= np.linalg.norm(w, axis=-1, keepdims=True)
             beta = random.uniform(0.1, 0.9, (*key[:-1], 1)) / self.terms
             values = [random.uniform(0.9, 0.999, scale), beta * w.conj(), w]
-        operands = tuple(v.astype(self.dtype) for v in (*values, normal(self.X)))
+        values.append(normal(random, self.X, double))
+        operands = tuple(v.astype(self.dtype) for v in values)
         constants = ()
         if self.episode is not None:
             constants = (random.random((batch, steps)) < 1 / self.episode,)
         accumulator = jnp.promote_types(self.dtype, jnp.float32)
-        g_last = normal((batch, n, m)).astype(accumulator)
-        return Arguments(operands, constants, (g_last, normal(self.X).astype(self.dtype)))
+        cotangents = (
+            normal(random, (batch, n, m), accumulator),
+            normal(random, self.X, self.dtype),
+        )
+        return Arguments(operands, constants, cotangents)
 
-    def function(self, implementation: str) -> Callable[..., tuple[Array, Array]]:
-        """`matrix_scan`, or the same as it is commonly written without fastscan."""
-        if implementation == "lax.associative_scan":
-            return self._associative_scan
-        if implementation == "lax.scan":
-            return self._scan
-        chosen = None if implementation == "fastscan" else implementation
-
-        def scan(*arguments: Array) -> tuple[Array, Array]:
-            factors, X, reset = self._named(arguments)
-            forms = {"low-rank": LowRank, "product": HouseholderProduct}
-            A = factors[0] if self.form == "dense" else forms[self.form](*factors)
-            return fastscan.matrix_scan(A, X, axis=1, reset=reset, implementation=chosen)
-
-        return scan
+    def _fastscan(self, implementation: str | None, *arguments: Array) -> tuple[Array, Array]:
+        factors, X, reset = self._named(arguments)
+        forms = {"low-rank": LowRank, "product": HouseholderProduct}
+        A = factors[0] if self.form == "dense" else forms[self.form](*factors)
+        return fastscan.matrix_scan(A, X, axis=1, reset=reset, implementation=implementation)
 
     def oracle(self, *arguments: Array) -> tuple[Array, Array]:
         """`fastscan.reference.matrix_scan` over the dense matrices."""

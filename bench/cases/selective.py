@@ -1,8 +1,7 @@
 """Cases of `fastscan.selective_scan`: S6, the recurrence of Mamba."""
 
 import math
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 import fastscan
-from fastscan.bench.cases.case import Arguments, Case, Sweep
+from fastscan.bench.cases.case import Arguments, Case, Sweep, normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,6 @@ class SelectiveCase(Case):
     """
 
     family: ClassVar[str] = "selective"
-    baselines: ClassVar[tuple[str, ...]] = ("lax.associative_scan", "lax.scan")
 
     batch: int
     steps: int
@@ -80,51 +78,38 @@ class SelectiveCase(Case):
 
     def arguments(self) -> Arguments:
         """A, D and dt as Mamba's are at the start; all else normal; random resets."""
-        random = np.random.default_rng(zlib.crc32(self.name.encode()))
+        random = self.random()
         accumulator = jnp.promote_types(self.dtype, jnp.float32)
         over_time = (self.batch, self.steps)
-
-        def normal(shape: tuple[int, ...], dtype: np.dtype = self.dtype) -> np.ndarray:
-            return random.standard_normal(shape).astype(dtype)
 
         dt = np.exp(random.uniform(math.log(1e-3), math.log(1e-1), (*over_time, self.channels)))
         n = np.arange(1.0, self.states + 1)
         a = np.tile(-0.5 + 1j * np.pi * n if self.complex_states else -n, (self.channels, 1))
         operands = (
-            normal((*over_time, self.channels)),
+            normal(random, (*over_time, self.channels), self.dtype),
             dt.astype(self.dtype),
             a.astype(self.state_dtype),
-            normal((*over_time, self.states)),
-            normal((*over_time, self.states)),
+            normal(random, (*over_time, self.states), self.dtype),
+            normal(random, (*over_time, self.states), self.dtype),
             np.ones(self.channels, accumulator),
         )
         constants = ()
         if self.episode is not None:
             constants = (random.random(over_time) < 1 / self.episode,)
         cotangents = (
-            normal((self.batch, self.channels, self.states), self.state_dtype),
-            normal((*over_time, self.channels), self.y_dtype),
+            normal(random, (self.batch, self.channels, self.states), self.state_dtype),
+            normal(random, (*over_time, self.channels), self.y_dtype),
         )
         return Arguments(operands, constants, cotangents)
 
-    def function(self, implementation: str) -> Callable[..., tuple[Array, Array]]:
-        """`selective_scan`, or the same as it is commonly written without fastscan."""
-        if implementation == "lax.associative_scan":
-            return self._associative_scan
-        if implementation == "lax.scan":
-            return self._scan
-        chosen = None if implementation == "fastscan" else implementation
-
-        def scan(*arguments: Array) -> tuple[Array, Array]:
-            *operands, reset = self._named(arguments)
-            return fastscan.selective_scan(
-                *operands,
-                discretization=self.discretization,
-                reset=reset,
-                implementation=chosen,
-            )
-
-        return scan
+    def _fastscan(self, implementation: str | None, *arguments: Array) -> tuple[Array, Array]:
+        *operands, reset = self._named(arguments)
+        return fastscan.selective_scan(
+            *operands,
+            discretization=self.discretization,
+            reset=reset,
+            implementation=implementation,
+        )
 
     def oracle(self, *arguments: Array) -> tuple[Array, Array]:
         """`fastscan.reference.selective_scan`."""

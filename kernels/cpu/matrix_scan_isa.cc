@@ -8,6 +8,7 @@
 #include "matrix_scan_product.h"
 #include "matrix_scan_step.h"
 #include "matrix_scan_pass.h"
+#include "matrix_scan_small.h"
 
 namespace fastscan::matrix {
 namespace {
@@ -45,6 +46,32 @@ template <class M>
 constexpr Kernel kKernel = {ScratchBytes<M>, Load<M>,    Store<M>, Forward<M>,
                             Adjoint<M>,      Gradients<M>, M::N};
 
+template <class S>
+int64_t SmallBytes(const Sizes&, int64_t) {
+  return sizeof(typename S::Memory);
+}
+template <class S>
+void LoadSmall(const Sizes& sizes, const Part&, char* const* edges, void* memory) {
+  S::M::GatherElements(sizes.n, edges, 0, static_cast<typename S::Memory*>(memory)->state);
+}
+template <class S>
+void StoreSmall(const Sizes& sizes, const Part& part, char* const* edges, const void* memory) {
+  const auto* from = static_cast<const typename S::Memory*>(memory);
+  S::M::ScatterElements(sizes.n, part, from->state, edges, 0, false);
+}
+template <class S>
+void ForwardSmall(const Sizes&, const Part& part, int64_t begin, int64_t end, void* memory) {
+  S{part, *static_cast<typename S::Memory*>(memory)}.Forward(begin, end);
+}
+template <class S>
+void AdjointSmall(const Sizes&, const Part& part, int64_t begin, int64_t end, void* memory) {
+  S{part, *static_cast<typename S::Memory*>(memory)}.Adjoint(begin, end);
+}
+
+template <class E, int n, class S = Small<E, kLanes<E>, n>>
+constexpr Kernel kSmall = {SmallBytes<S>,   LoadSmall<S>, StoreSmall<S>, ForwardSmall<S>,
+                           AdjointSmall<S>, nullptr,      kLanes<E>};
+
 template <class E>
 void Accumulate(void* sum, const void* more, int64_t count) {
   auto* into = static_cast<typename E::Scalar*>(sum);
@@ -57,6 +84,7 @@ constexpr Loops kLoops = {
     kKernel<Columns<E, kLanes<E>>>,
     kKernel<Columns<E, 1>>,
     kKernel<Systems<E, kLanes<E>>>,
+    {kSmall<E, 2>, kSmall<E, 3>, kSmall<E, 4>},
     Accumulate<E>,
     sizeof(typename E::Scalar) * E::kParts,
 };

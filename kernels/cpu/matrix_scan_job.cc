@@ -118,7 +118,7 @@ class MatrixJob : public Job {
     H0_ = Of(problem.H0, false, true, state());
     reset_ = Layout(problem.reset, problem_, true, true, 1, 1);
     kernel_ = &Choose();
-    across_ = kernel_ == &loops_.systems;
+    across_ = kernel_ != &loops_.columns && kernel_ != &loops_.column;
     sets_ = across_ ? CeilDiv(all_, kernel_->lanes) : all_;
   }
 
@@ -172,8 +172,13 @@ class MatrixJob : public Job {
     part.count = std::min(width, problem_.m - part.first);
     return part;
   }
-  int64_t ScratchBytes() const {
-    return kernel_->scratch(sizes_, across_ ? kernel_->lanes : problem_.m);
+  // Vectors that lie across two lines of a cache cost twice as much.
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  std::vector<Line> Scratch() const {
+    const int64_t bytes = kernel_->scratch(sizes_, across_ ? kernel_->lanes : problem_.m);
+    return std::vector<Line>(CeilDiv(bytes, sizeof(Line)));
   }
 
   // Tasks for `sets` sets, of some arithmetic each.
@@ -198,8 +203,12 @@ class MatrixJob : public Job {
   const Kernel& Choose() const {
     const int64_t lanes = loops_.columns.lanes;
     if (2 * problem_.m >= lanes) return loops_.columns;
-    if (2 * all_ >= lanes && problem_.n <= kMostInterleaved) return loops_.systems;
-    return loops_.column;
+    if (2 * all_ < lanes || problem_.n > kMostInterleaved) return loops_.column;
+    const bool few_rows = problem_.n >= kLeastSmall && problem_.n <= kMostSmall;
+    if (few_rows && problem_.m == 1 && coefficients_[0].over_time()) {
+      return loops_.small[problem_.n - kLeastSmall];
+    }
+    return loops_.systems;
   }
 };
 
@@ -214,7 +223,7 @@ class ForwardJob : public MatrixJob {
   }
 
   void Run(int64_t task) override {
-    std::vector<char> scratch(ScratchBytes());
+    std::vector<Line> scratch = Scratch();
     if (blocks_ > 1) return RunSet(task / blocks_, task % blocks_, scratch.data());
     const int64_t last = sets_ * (task + 1) / tasks_;
     for (int64_t set = sets_ * task / tasks_; set < last; ++set) RunSet(set, 0, scratch.data());
@@ -257,11 +266,13 @@ class BackwardJob : public MatrixJob {
       shared_ = shared_ || gradients_[c].shared();
     }
     if (state() > 0 && sets_ > 0) Cut();
+    // Both have the same lanes.
+    if (kernel_->gradients == nullptr && (split_ || shared_)) kernel_ = &loops_.systems;
     Prepare();
   }
 
   void Run(int64_t task) override {
-    std::vector<char> scratch(ScratchBytes());
+    std::vector<Line> scratch = Scratch();
     if (!split_) {
       const int64_t last = sets_ * (task + 1) / tasks_;
       for (int64_t set = sets_ * task / tasks_; set < last; ++set) {
@@ -379,11 +390,12 @@ class BackwardJob : public MatrixJob {
     const std::vector<System> systems = WithGradients(set, task);
     const Part part = PartOf(systems);
     kernel_->load(sizes_, part, Edges(g_last_, set).data(), scratch);
-    const int64_t block = BlockSteps(systems.size());
+    const bool fused = kernel_->gradients == nullptr;
+    const int64_t block = fused ? steps() : BlockSteps(systems.size());
     for (int64_t end = steps(); end > 0; end -= block) {
       const int64_t begin = std::max<int64_t>(end - block, 0);
       kernel_->adjoint(sizes_, part, begin, end, scratch);
-      kernel_->gradients(sizes_, part, begin, end, scratch);
+      if (!fused) kernel_->gradients(sizes_, part, begin, end, scratch);
     }
     kernel_->store(sizes_, part, Edges(dH0_, set).data(), scratch);
   }

@@ -52,15 +52,20 @@ struct Kernel {
   void (*forward)(const Sizes&, const Part&, int64_t begin, int64_t end, void* scratch);
   void (*adjoint)(const Sizes&, const Part&, int64_t begin, int64_t end, void* scratch);
   // The coefficients' gradients of these steps, from lambda in `out` and the states in `H`. Does
-  // not touch the running state.
+  // not touch the running state. Null where `adjoint` does this too.
   void (*gradients)(const Sizes&, const Part&, int64_t begin, int64_t end, void* scratch);
   int64_t lanes;
 };
+
+// The rows of the dense matrices that have loops of their own.
+constexpr int64_t kLeastSmall = 2, kMostSmall = 4;
 
 struct Loops {
   Kernel columns;  // a vector of them
   Kernel column;   // one after the other
   Kernel systems;
+  // Systems with one vector and a dense matrix that neither is shared nor adds to a gradient that is.
+  Kernel small[kMostSmall - kLeastSmall + 1];
   void (*accumulate)(void* sum, const void* more, int64_t count);
   int64_t bytes;  // of an element
 };

@@ -82,14 +82,32 @@ template <int by, class V, int... I>
   lower = __builtin_shufflevector(upper, lower, (I & by ? n + I : I + by)...);
   upper = first;
 }
+// Lanes of `upper` and `lower` by turns: of the first halves of each block of four, and of the second.
+template <class V, int... I>
+[[gnu::always_inline]] inline void Zip(V& upper, V& lower, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  const V first = __builtin_shufflevector(upper, lower, (I / 4 * 4 + I % 4 / 2 + I % 2 * n)...);
+  lower = __builtin_shufflevector(upper, lower, (I / 4 * 4 + I % 4 / 2 + 2 + I % 2 * n)...);
+  upper = first;
+}
 template <int W, int by, class V>
 [[gnu::always_inline]] inline void Transpose(V (&rows)[W]) {
-  if constexpr (by >= 1) {
+  constexpr auto lanes = std::make_integer_sequence<int, W>();
+  if constexpr (by == 2 && sizeof(V) == 4 * W) {
+    // In place of exchanges by 2 and by 1: each of these is one instruction, and an exchange of
+    // single floats two.
+    Unroll<W / 4>([&](auto block) __attribute__((always_inline)) {
+      V* row = rows + 4 * decltype(block)::value;
+      Zip(row[0], row[1], lanes);
+      Zip(row[2], row[3], lanes);
+      Exchange<2>(row[0], row[2], lanes);
+      Exchange<2>(row[1], row[3], lanes);
+      std::swap(row[1], row[2]);
+    });
+  } else if constexpr (by >= 1) {
     Unroll<W>([&](auto i) __attribute__((always_inline)) {
       constexpr int row = decltype(i)::value;
-      if constexpr ((row & by) == 0) {
-        Exchange<by>(rows[row], rows[row + by], std::make_integer_sequence<int, W>());
-      }
+      if constexpr ((row & by) == 0) Exchange<by>(rows[row], rows[row + by], lanes);
     });
     Transpose<W, by / 2>(rows);
   }

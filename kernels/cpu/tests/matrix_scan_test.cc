@@ -145,6 +145,11 @@ struct Problem {
     }
     r = Pick({1, 2, 3});
     factored = Chance(0.5);
+    if (Chance(0.2)) {  // which has loops of its own
+      n = Pick({2, 3, 4});
+      m = 1;
+      factored = false;
+    }
     product = factored && Chance(0.5);
     reverse = Chance(0.5);
     const double scale = (IsComplex(dtype) ? 0.7 : 1.0) / static_cast<double>(n);
