@@ -12,6 +12,7 @@ from fastscan.models import (
     Layer,
     ResidualBackbone,
     ResidualBlock,
+    gated,
     linear_attention,
     state_space,
 )
@@ -19,17 +20,15 @@ from fastscan.models import (
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
-HEADS = {"key_size": 5, "value_size": 3, "num_heads": 2, "dtype": jnp.float32}
+HEADS = {"key_size": 5, "value_size": 3, "num_heads": 2}
 SMALL = {
     "lru": {"state_size": 6, **OPTIONS},
-    "fart": HEADS,
-    "fwp": HEADS,
-    "deltanet": HEADS,
-    "gdn": HEADS,
-    "deltaproduct": HEADS,
-    "ttt-linear": HEADS,
+    "s4d": {"state_size": 8, "dt_min": 0.05, "dt_max": 0.5},
+    "s5": {"state_size": 8, "blocks": 2, "dt_min": 0.05, "dt_max": 0.5},
+    "mamba": {"state_size": 5, "dt_min": 0.05, "dt_max": 0.5},
+    **{entry.name: HEADS for entry in linear_attention.ENTRIES},
 }
-ENTRIES = (*state_space.ENTRIES, *linear_attention.ENTRIES)
+ENTRIES = (*state_space.ENTRIES, *gated.ENTRIES, *linear_attention.ENTRIES)
 
 
 def _lru(key):
@@ -50,7 +49,7 @@ def _backbone(key):
 
 
 def _layer(entry, key):
-    return entry.make(FEATURES, key=key, **SMALL.get(entry.name, {}))
+    return entry.make(FEATURES, key=key, **{"dtype": jnp.float32} | SMALL.get(entry.name, {}))
 
 
 # The zoo by name, and what is built from it.

@@ -1,0 +1,3 @@
+"""Gated linear recurrences: decays that depend on the input, elementwise."""
+
+ENTRIES = ()
