@@ -27,6 +27,7 @@ SMALL = {
     "s5": {"state_size": 8, "blocks": 2, "dt_min": 0.05, "dt_max": 0.5},
     "mamba": {"state_size": 5, "dt_min": 0.05, "dt_max": 0.5},
     **{entry.name: HEADS for entry in linear_attention.ENTRIES},
+    "mamba2": {"state_size": 5, "head_size": 3},
 }
 ENTRIES = (*state_space.ENTRIES, *gated.ENTRIES, *linear_attention.ENTRIES)
 
