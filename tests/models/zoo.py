@@ -26,6 +26,9 @@ SMALL = {
     "s4d": {"state_size": 8, "dt_min": 0.05, "dt_max": 0.5},
     "s5": {"state_size": 8, "blocks": 2, "dt_min": 0.05, "dt_max": 0.5},
     "mamba": {"state_size": 5, "dt_min": 0.05, "dt_max": 0.5},
+    "gated-linear-rnn": {"hidden_size": 4},
+    "hgrn": {"state_size": 4, "lower_bound": 0.3},
+    "griffin": {"hidden_size": 4, "blocks": 2},
     **{entry.name: HEADS for entry in linear_attention.ENTRIES},
     "mamba2": {"state_size": 5, "head_size": 3},
 }
