@@ -13,6 +13,7 @@ from fastscan.models.dense import dense
 from fastscan.models.layer import Implementation, Layer
 from fastscan.models.linear_attention.attention import (
     Operands,
+    all_states,
     attend,
     heads_shape,
     maps,
@@ -146,15 +147,18 @@ class RWKV6(Layer):
         log_w = -jnp.exp(self.w0 + dense(self.w_up, jnp.tanh(dense(self.w_down, x_w))))
         log_w = split_heads(log_w, heads, self.key_size)
 
-        S, ys, states = self._past(r, k, v, log_w, S, reset, return_states)
+        states = None
+        if return_states:
+            states = inputs, all_states(Operands(r, k, v, log_w), S, reset)
+        S, ys = self._past(r, k, v, log_w, S, reset)
         u = self.u.reshape(*heads_shape(heads), self.key_size)
         ys += jnp.sum(r * u * k, -1, keepdims=True) * v
         centred = ys - jnp.mean(ys, -1, keepdims=True)
         ys = merge_heads(rms_norm(centred, self.norm_weight) + self.norm_bias)
         ys = dense(self.output, ys * jax.nn.silu(dense(self.gate, x_g))).astype(xs.dtype)
-        return (following[-1], S), ys, (inputs, states) if return_states else None
+        return (following[-1], S), ys, states
 
-    def _past(self, r, k, v, log_w, S, reset, return_states):
+    def _past(self, r, k, v, log_w, S, reset):
         """Read S[t-1] with r[t]: linear attention in which keys and values come a step late."""
 
         def late(x):
@@ -166,11 +170,11 @@ class RWKV6(Layer):
 
         # At a reset nothing of the state before is read, nor is the late key written: the next
         # step's state is the key and value of this one. The step at the end writes the last ones.
-        S, ys, states = attend(
+        S, ys, _ = attend(
             Operands(pad_last(r), late(k), late(v), late(log_w)),
             S,
             reset=None if reset is None else pad_last(reset),
-            return_states=return_states,
+            return_states=False,
             implementation=self.implementation,
         )
-        return S, ys[:-1], None if states is None else states[1:]
+        return S, ys[:-1]

