@@ -23,6 +23,8 @@ from fastscan.models.linear_attention.attention import (
 )
 from fastscan.models.sequential import where
 
+_CHUNK = 64
+
 
 class MLSTM(Layer):
     r"""mLSTM: a matrix memory with an exponential input gate and a normaliser.
@@ -43,8 +45,7 @@ class MLSTM(Layer):
 
     so that neither gate exceeds 1 where they are used: `exp(log f[t] + m[t-1] - m[t])` and
     `exp(log i[t] - m[t])`. y does not depend on m, so that m is a constant for the gradient. It is
-    found in parallel, by an associative scan of the operator `(a, b), (c, d) -> (a + c, max(b + c,
-    d))`, and the rest is linear attention with these gates.
+    found in parallel over chunks of time, and the rest is linear attention with these gates.
 
     Q, K `(num_heads * key_size, input_size)` and V `(num_heads * value_size, input_size)` have no
     bias; the input and the forget gate `(num_heads, input_size)`, the output gate
@@ -135,7 +136,7 @@ class MLSTM(Layer):
         log_i = split_heads(dense(self.input_gate, inputs), heads)
         log_f = jax.nn.log_sigmoid(split_heads(dense(self.forget_gate, inputs), heads))
 
-        ms = lax.stop_gradient(_stabiliser(log_f, log_i, m, reset))
+        ms = _stabiliser(*lax.stop_gradient((log_f, log_i, m)), reset)
         before = jnp.concatenate([m[None], ms])
         log_decay = log_f + before[:-1] - ms
         if reset is not None:
@@ -161,18 +162,42 @@ def _stabiliser(
     m: Float[Array, "..."],
     reset: Bool[Array, " time"] | None,
 ) -> Float[Array, "time ..."]:
-    """Return m[t] = max(m[t-1] + log_f[t], log_i[t]), where m[t-1] is 0 at a reset."""
-    if len(log_f) == 0:
+    """Return m[t] = max(m[t-1] + log_f[t], log_i[t]), where m[t-1] is 0 at a reset.
+
+    A step is the map m -> max(m + a, b), or the constant b: maps compose. They are composed within
+    chunks, all chunks at once, and then from chunk to chunk.
+    """
+    steps = len(log_f)
+    if steps == 0:
         return log_f
     if reset is None:
-        reset = jnp.zeros(len(log_f), bool)
+        reset = jnp.zeros(steps, bool)
     start = where(reset[0], jnp.zeros_like(m), m)
-    alone = where(reset, jnp.maximum(log_f, log_i), log_i)
-    alone = alone.at[0].set(jnp.maximum(start + log_f[0], log_i[0]))
+    highest = where(reset, jnp.maximum(log_f, log_i), log_i)
+    highest = highest.at[0].set(jnp.maximum(start + log_f[0], log_i[0]))
 
-    def combine(earlier, later):
-        (a, b, flag), (c, d, restart) = earlier, later
-        total, highest = where(restart, (c, d), (a + c, jnp.maximum(b + c, d)))
-        return total, highest, flag | restart
+    def chunked(x):
+        x = jnp.pad(x, [(0, -steps % _CHUNK)] + [(0, 0)] * (x.ndim - 1))
+        return jnp.swapaxes(x.reshape(-1, _CHUNK, *x.shape[1:]), 0, 1)
 
-    return fastscan.associative_scan(combine, (log_f, alone, reset))[1]
+    def compose(earlier, later):
+        (a, b, constant), (c, d, restart) = earlier, later
+        total, bound = where(restart, (c, d), (a + c, jnp.maximum(b + c, d)))
+        return total, bound, constant | restart
+
+    def unchanged(like):
+        a, b, constant = like
+        return jnp.zeros_like(a), jnp.full_like(b, -jnp.inf), jnp.zeros_like(constant)
+
+    def within(so_far, now):
+        so_far = compose(so_far, now)
+        return so_far, so_far
+
+    def across(so_far, chunk):
+        return compose(so_far, chunk), so_far
+
+    elements = tuple(chunked(x) for x in (log_f, highest, reset))
+    whole, parts = lax.scan(within, unchanged([x[0] for x in elements]), elements)
+    _, before = lax.scan(across, unchanged([x[0] for x in whole]), whole)
+    _, bound, _ = jax.vmap(compose, (None, 0))(before, parts)
+    return jnp.swapaxes(bound, 0, 1).reshape(-1, *m.shape)[:steps]
