@@ -4,15 +4,36 @@ import math
 
 from fastscan.models.entry import Entry
 from fastscan.models.linear_attention.attention import LinearAttention, Operands
+from fastscan.models.linear_attention.decayed import GLA, HGRN2, RetNet
 from fastscan.models.linear_attention.delta import DeltaNet
 from fastscan.models.linear_attention.fast_weights import FART, FWP
 from fastscan.models.linear_attention.gated_delta import GDN, DeltaProduct
+from fastscan.models.linear_attention.mamba2 import Mamba2
+from fastscan.models.linear_attention.mlstm import MLSTM
+from fastscan.models.linear_attention.rwkv import RWKV6
 from fastscan.models.linear_attention.ttt import TTTLinear
 
 
 def _square(width: int) -> dict[str, int]:
     """One head, whose state has about `width` numbers."""
     return {"input_size": width, "key_size": max(1, round(math.sqrt(width)))}
+
+
+def _heads(width: int) -> dict[str, int]:
+    """Heads of 64 channels, keys and values of `width` channels in all."""
+    heads = max(1, width // 64)
+    return {"input_size": width, "key_size": max(1, width // heads), "num_heads": heads}
+
+
+def _half_keys(width: int) -> dict[str, int]:
+    """As `_heads`, with half as many channels of the keys."""
+    heads = max(1, width // 64)
+    return {"input_size": width, "key_size": max(1, width // (2 * heads)), "num_heads": heads}
+
+
+def _mamba2(width: int) -> dict[str, int]:
+    """The paper's sizes, with heads that divide the channels."""
+    return {"input_size": width, "state_size": 64, "head_size": math.gcd(2 * width, 64)}
 
 
 ENTRIES = (
@@ -64,6 +85,54 @@ ENTRIES = (
         "Sun et al. 2024, arXiv:2407.04620",
         "O(T K V) work, O(T (K + V)) memory",
     ),
+    Entry(
+        "retnet",
+        RetNet,
+        _heads,
+        "multi-scale retention: a fixed decay for each head",
+        "Sun et al. 2023, arXiv:2307.08621",
+        "O(T K V) work, O(T (K + V)) memory",
+    ),
+    Entry(
+        "gla",
+        GLA,
+        _half_keys,
+        "gated linear attention: input-dependent decays for each key",
+        "Yang et al. 2023, arXiv:2312.06635",
+        "O(T K V) work, O(T (K + V)) memory",
+    ),
+    Entry(
+        "hgrn2",
+        HGRN2,
+        _heads,
+        "gated linear RNN with an outer product as state, keys tied to decays",
+        "Qin et al. 2024, arXiv:2404.07904",
+        "O(T K V) work, O(T (K + V)) memory",
+    ),
+    Entry(
+        "mamba2",
+        Mamba2,
+        _mamba2,
+        "state-space dual (SSD): one decay a head, convolution and gate",
+        "Dao and Gu 2024, arXiv:2405.21060",
+        "O(T N P) work a head, O(T (N + P)) memory",
+    ),
+    Entry(
+        "mlstm",
+        MLSTM,
+        _heads,
+        "the matrix LSTM of xLSTM: exponential gates and a normaliser",
+        "Beck et al. 2024, arXiv:2405.04517",
+        "O(T K V) work, O(T (K + V)) memory",
+    ),
+    Entry(
+        "rwkv6",
+        RWKV6,
+        _heads,
+        "RWKV-6 time mixing: decays for each key, bonus for the present",
+        "Peng et al. 2024, arXiv:2404.05892",
+        "O(T K V) work, O(T (K + V)) memory",
+    ),
 )
 
 __all__ = [
@@ -71,9 +140,15 @@ __all__ = [
     "FART",
     "FWP",
     "GDN",
+    "GLA",
+    "HGRN2",
+    "MLSTM",
+    "RWKV6",
     "DeltaNet",
     "DeltaProduct",
     "LinearAttention",
+    "Mamba2",
     "Operands",
+    "RetNet",
     "TTTLinear",
 ]

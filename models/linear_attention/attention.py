@@ -135,14 +135,17 @@ def attend(
         q, k, v, log_decay=log_decay, beta=beta, S0=carry, reset=reset, normalize=normalize,
         implementation=implementation,
     )  # fmt: skip
-    states = _states(operands, carry, reset, normalize) if return_states else None
+    states = all_states(operands, carry, reset, normalize) if return_states else None
     return last, jnp.moveaxis(ys, heads, 0), states
 
 
-def _states(
-    operands: Operands, carry: PyTree, reset: Bool[Array, " time"] | None, normalize: bool
+def all_states(
+    operands: Operands,
+    carry: PyTree,
+    reset: Bool[Array, " time"] | None,
+    normalize: bool = False,
 ) -> PyTree:
-    """All states, written out."""
+    """Return the states after every step, written out."""
     _, k, v, log_decay, beta = operands
     S0 = carry[0] if normalize else carry
     inputs = k[..., :, None] * v[..., None, :]
