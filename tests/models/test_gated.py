@@ -92,9 +92,7 @@ def test_two_stages_agree_at_the_switch():
 
 @pytest.mark.parametrize("complex_state", [True, False])
 def test_hgrn_is_its_equation(complex_state):
-    model = HGRN(
-        3, 4, 2, lower_bound=0.25, complex_state=complex_state, dtype=jnp.float32, key=KEY
-    )
+    model = HGRN(3, 4, 2, lower_bound=0.25, complex_state=complex_state, dtype=jnp.float32, key=KEY)
     theta = 10_000 ** (-2 * np.arange(4) / 4) if complex_state else np.zeros(4)
 
     def silu(x):
