@@ -77,7 +77,7 @@ def from_s5(
         popjaxrl = cls in _STACKS and not any(path.startswith("encoder/") for path in weights)
     norms = _norms(popjaxrl, options)
     batch = not popjaxrl and bool(options.get("batchnorm", False))
-    activation = options.get("activation", _activation(weights, paths[0] if paths else ""))
+    activation = options.get("activation") or _activation(weights, paths[0] if paths else "")
     if activation not in _MAPS:
         raise ValueError(f"activation must be one of {', '.join(_MAPS)}, got {activation!r}")
 

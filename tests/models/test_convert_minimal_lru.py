@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan.models import Noncausal
+from fastscan.models import Chain, Noncausal
+from fastscan.models.convert.flax_modules import Classifier, SequenceBlock
 from fastscan.models.convert.minimal_lru import from_minimal_lru
 from tests.models.golden import Golden, assert_parity, batched, below, input_gradient, outputs
 
@@ -46,8 +47,11 @@ def test_classifier(name):
 def test_statistics_beside_the_parameters():
     golden = Golden(BATCH)
     model = from_minimal_lru(golden.meta["cls"], golden.params, **golden.kwargs)
+    assert isinstance(model, Classifier) and isinstance(model.trunk, Chain)
+    first = model.trunk.layers[1]
+    assert isinstance(first, SequenceBlock) and first.norm is not None
     np.testing.assert_array_equal(
-        model.trunk.layers[1].norm.var,
+        first.norm.var,
         golden.params["batch_stats0/encoder/layers_0/normalization/var"],
     )
 
@@ -63,10 +67,11 @@ def test_parts_of_a_classifier():
     classifier = from_minimal_lru("ClassificationModel", golden.params, pooling="last", **options)
     xs = golden.inputs["x"][0]
     z = xs @ encoder["encoder/kernel"] + encoder["encoder/bias"]
-    first = stack.layers[1]
-    assert_parity(outputs(layer, z), outputs(first, z))
-    # After the norm, the scale is that of the norm.
-    normed = (outputs(post, z) - post.norm.bias) / post.norm.scale
+    assert isinstance(stack, Chain)
+    assert_parity(outputs(layer, z), outputs(stack.layers[1], z))
+    # After the norm, the mean is that of the norm.
+    normed = outputs(post, z) - encoder["layers_0/normalization/bias"]
+    normed /= encoder["layers_0/normalization/scale"]
     assert_parity(np.mean(normed, axis=1), np.zeros(len(xs)))
     last = outputs(stack, xs)[-1] @ golden.params["decoder/kernel"] + golden.params["decoder/bias"]
     assert_parity(outputs(classifier, xs), jax.nn.log_softmax(last))
