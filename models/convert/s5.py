@@ -26,7 +26,8 @@ from fastscan.models.state_space import S5, BidirectionalS5
 
 _STACKS = ("StackedEncoderModel", "StackedEncoder")
 _CLASSIFIERS = ("ClassificationModel", "BatchClassificationModel")
-_CLASSES = ("S5SSM", "SequenceLayer", *_STACKS, *_CLASSIFIERS)
+_LAYERS = ("S5SSM", "S5")
+_CLASSES = (*_LAYERS, "SequenceLayer", *_STACKS, *_CLASSIFIERS)
 # The maps of each way of mixing channels.
 _MAPS = {"full_glu": ("out1", "out2"), "half_glu1": ("out2",), "half_glu2": ("out2",), "gelu": ()}
 
@@ -45,7 +46,7 @@ def from_s5(
     popjaxrl's arguments `do_norm` and `do_gtrxl_norm` is given.
 
     Args:
-        cls: "S5SSM", "SequenceLayer", "StackedEncoderModel" (or "StackedEncoder"),
+        cls: "S5SSM" (or "S5"), "SequenceLayer", "StackedEncoderModel" (or "StackedEncoder"),
             "ClassificationModel" or "BatchClassificationModel".
         params: arrays by path, such as "layers_0/seq/Lambda_re"; paths of statistics may stand
             beside them, below "batch_stats/" or "batch_stats0/".
@@ -64,7 +65,7 @@ def from_s5(
     check_class(cls, _CLASSES)
     options = partial_arguments(kwargs.pop("ssm", "")) | literals(kwargs)
     weights, statistics = split_statistics(params, batch_stats)
-    if cls == "S5SSM":
+    if cls in _LAYERS:
         check_names(cls, weights, _ssm_names(weights, "", options))
         return _ssm(below(weights, ""), options)
 

@@ -82,10 +82,11 @@ def test_dropout_leaves_out_channels_for_good():
     params = below("encoder/layers_0/", golden.params)
     model = from_minimal_lru("SequenceLayer", params, prenorm=True, dropout=0.5)
     xs = golden.inputs["x"][0][:, [0, 1, 1, 0]]
-    added = np.asarray(model(None, xs, key=jax.random.key(2))[1]) - xs
+    keys = jax.random.split(jax.random.key(0), 16)
+    added = jax.jit(jax.vmap(lambda key: model(None, xs, key=key)[1] - xs))(keys)
     dropped = np.abs(added) < 1e-7
-    assert dropped.any() and not dropped.all()
-    np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[0], dropped.shape))
+    assert 0.3 < dropped.mean() < 0.7
+    np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], dropped.shape))
 
 
 def test_errors_list_what_is_wrong():
