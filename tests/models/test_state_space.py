@@ -152,8 +152,9 @@ def test_s4d_is_the_convolution_of_its_paper(discretization):
         close(ys[i:j], convolved(xs[i:j]), 1e-4)
 
 
-def test_s4d_has_the_same_gradient_in_chunks():
-    model, xs, reset = S4D(2, 8, dtype=jnp.float32, key=KEY), sequence(150, 2), flags(150, 30, 100)
+@pytest.mark.parametrize("reset", [None, flags(150, 30, 100)], ids=["no-reset", "resets"])
+def test_s4d_has_the_same_gradient_in_chunks(reset):
+    model, xs = S4D(2, 8, dtype=jnp.float32, key=KEY), sequence(150, 2)
     carry = run(model, None, xs)[0]
 
     @eqx.filter_jit
@@ -213,14 +214,15 @@ def test_mamba_initialisation():
     assert 0.01 <= dt.min() < 0.012 and 0.09 < dt.max() <= 0.1
 
 
-@pytest.mark.parametrize(("model", "states"), [(S4D, 4 * 4), (Mamba, 8 * 8)])
-def test_states_of_all_steps_are_not_materialised(model, states):
-    model, steps = model(4, 8, dtype=jnp.float32, key=KEY), 2048
+@pytest.mark.parametrize("reset", [None, flags(2048, 30)], ids=["no-reset", "resets"])
+@pytest.mark.parametrize(("model", "states"), [(S4D, 4 * 8), (Mamba, 8 * 16)])
+def test_states_of_all_steps_are_not_materialised(model, states, reset):
+    model, steps = model(4, 16, dtype=jnp.float32, key=KEY), 2048
     xs = jnp.zeros((steps, 4), jnp.float32)
 
     def largest(**options):
         def loss(xs):
-            return jnp.sum(model(None, xs, **options)[1])
+            return jnp.sum(model(None, xs, reset=reset, **options)[1])
 
         return largest_array(jax.grad(loss), xs)
 
