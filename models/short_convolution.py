@@ -72,7 +72,8 @@ class ShortConvolution(Layer):
         states = None
         if return_states:
             newest_last = taps[:before][::-1]
-            states = jnp.stack(newest_last, 1) if before else jnp.zeros((steps, *carry.shape))
+            shape = (steps, *carry.shape)
+            states = jnp.stack(newest_last, 1) if before else jnp.zeros(shape, carry.dtype)
         last = padded[steps:]
         if starts is not None:
             later = jnp.concatenate([starts[steps + 1 :], jnp.zeros(min(before, 1), bool)])

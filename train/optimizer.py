@@ -16,7 +16,9 @@ def parameter_groups(model: Layer):
 
     def recurrent(tree):
         layers = filter(has_recurrent, jax.tree.leaves(tree, is_leaf=has_recurrent))
-        return [getattr(layer, name) for layer in layers for name in layer.recurrent_parameters]
+        fields = (getattr(layer, name) for layer in layers for name in layer.recurrent_parameters)
+        # An option of the layer may leave a parameter out.
+        return [field for field in fields if field is not None]
 
     groups = jax.tree.map(lambda _: "other", eqx.filter(model, eqx.is_inexact_array))
     return eqx.tree_at(recurrent, groups, replace_fn=lambda _: "recurrent")

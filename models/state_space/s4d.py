@@ -1,7 +1,6 @@
 """S4D: one diagonal state-space model for each channel."""
 
 import math
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import equinox as eqx
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Complex, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 import fastscan
 from fastscan.models.layer import Implementation, Layer
@@ -24,7 +23,7 @@ from fastscan.models.state_space.hippo import normal_legs
 
 Initialisation = Literal["lin", "inv", "legs"]
 
-# The steps whose states exist at once: at 64 channels with 32 complex states each, 1 MB.
+# The steps of a chunk, whose states, at 64 channels with 32 complex states each, take 1 MB.
 _CHUNK_STEPS = 64
 
 
@@ -65,10 +64,12 @@ class S4D(Layer):
     A starts as S4D-Lin, S4D-Inv or S4D-LegS (`eigenvalues`), the same in every channel; C and D are
     normal, dt is log-uniform in `[dt_min, dt_max]`, and B is 1: only its product with C matters.
 
-    The paper runs the recurrence as a convolution, which knows neither resets nor a carry. Here it
-    is `fastscan.linear_scan` over all channels and states, for a few steps at a time: states of
-    all steps, `(T, channels, N / 2)`, exist only where they are asked for. The gradient computes
-    them again from those at the start of every chunk.
+    The paper runs the recurrence as one convolution, which knows neither resets nor a carry. Here
+    chunks of 64 steps are convolved, by matrix products, and a recurrence takes the state from one
+    chunk to the next. With resets, `fastscan.linear_scan` runs over the steps of a chunk after the
+    other, and the gradient computes their states again, which takes longer. Either way the states
+    of all steps, `(T, channels, N / 2)`, exist only where they are asked for. A NaN in the inputs
+    of a sequence without resets is seen in all outputs of its chunk, the earlier ones too.
 
     Gu et al., "On the parameterization and initialization of diagonal state space models",
     NeurIPS 2022, arXiv:2206.11893.
@@ -154,31 +155,63 @@ class S4D(Layer):
             ys = 2 * jnp.sum(self.C_re * jnp.real(hs) - self.C_im * jnp.imag(hs), axis=-1)
             return carry, ys, hs
 
-        if return_states:
+        chunks, rest = divmod(len(u), _CHUNK_STEPS)
+        if return_states or chunks < 2:
             carry, ys, states = run(carry, u, reset)
+            return carry, self._output(ys, u, xs), states if return_states else None
+        # The odd steps come first: one concatenation then puts the outputs in order.
+        carry, first, _ = run(carry, u[:rest], None if reset is None else reset[:rest])
+        chunked = u[rest:].reshape(chunks, _CHUNK_STEPS, -1)
+        if reset is None:
+            carry, ys = self._convolve(decay, gain, carry, chunked)
         else:
-            carry, ys = _in_chunks(lambda *args: run(*args)[:2], carry, u, reset)
-            states = None
-        return carry, (ys + self.D * u).astype(xs.dtype), states
+            flags = reset[rest:].reshape(chunks, _CHUNK_STEPS)
 
+            def body(carry, chunk):
+                return run(carry, *chunk)[:2]
 
-def _in_chunks(
-    run: Callable,
-    carry: Array,
-    u: Float[Array, "time channels"],
-    reset: Bool[Array, " time"] | None,
-) -> tuple[Array, Float[Array, "time channels"]]:
-    """Apply `run(carry, u, reset)` to a chunk of time after the other."""
-    chunks, rest = divmod(len(u), _CHUNK_STEPS)
-    if chunks < 2:
-        return run(carry, u, reset)
-    # The odd steps come first: one concatenation then puts the outputs in order.
-    carry, first = run(carry, u[:rest], None if reset is None else reset[:rest])
+            # Within a scan nothing merges the second computation with the first.
+            body = jax.checkpoint(body, prevent_cse=False)
+            carry, ys = jax.lax.scan(body, carry, (chunked, flags))
+        ys = jnp.concatenate([first, ys.reshape(-1, ys.shape[-1])])
+        return carry, self._output(ys, u, xs), None
 
-    def body(carry, chunk):
-        return run(carry, *chunk)
+    def _output(self, ys, u, xs):
+        return (ys + self.D * u).astype(xs.dtype)
 
-    split = jax.tree.map(lambda leaf: leaf[rest:].reshape(chunks, -1, *leaf.shape[1:]), (u, reset))
-    # Within a scan nothing merges the second computation with the first.
-    carry, ys = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), carry, split)
-    return carry, jnp.concatenate([first, ys.reshape(-1, ys.shape[-1])])
+    def _convolve(
+        self,
+        decay: Complex[Array, "channels state"],
+        gain: Complex[Array, "channels state"],
+        carry: Complex[Array, "channels state"],
+        u: Float[Array, "chunks steps channels"],
+    ) -> tuple[Complex[Array, "channels state"], Float[Array, "chunks steps channels"]]:
+        """Run over chunks of time by products of real matrices, which know no resets.
+
+        In a chunk, y is the convolution of u with the impulse response, and what the state before
+        the chunk adds. Only the states between chunks obey a recurrence.
+        """
+        steps = u.shape[1]
+        ones = jnp.ones_like(decay)
+        # powers[k] is decay^k; the scan of nothing from one makes them, and their gradient.
+        nothing = jnp.zeros((steps, *decay.shape), decay.dtype)
+        _, powers = fastscan.linear_scan(decay, nothing, ones, implementation=self.implementation)
+        powers = jnp.concatenate([ones[None], powers])
+        C = 2 * lax.complex(self.C_re, self.C_im)
+
+        response = jnp.sum(jnp.real(C * gain * powers[:-1]), axis=-1)
+        lag = jnp.arange(steps)[None, :] - jnp.arange(steps)[:, None]
+        local = jnp.where((lag >= 0)[:, :, None], response[jnp.maximum(lag, 0)], 0)
+        into = gain * powers[-2::-1]
+        into = jnp.concatenate([jnp.real(into), jnp.imag(into)], axis=-1)
+        out = C * powers[1:]
+        out = jnp.concatenate([jnp.real(out), -jnp.imag(out)], axis=-1)
+
+        added = lax.complex(*jnp.split(jnp.einsum("csd,sdn->cdn", u, into), 2, axis=-1))
+        last, after = fastscan.linear_scan(
+            powers[-1], added, carry, implementation=self.implementation
+        )
+        before = jnp.concatenate([carry[None], after[:-1]])
+        before = jnp.concatenate([jnp.real(before), jnp.imag(before)], axis=-1)
+        ys = jnp.einsum("csd,std->ctd", u, local) + jnp.einsum("cdn,tdn->ctd", before, out)
+        return last, ys

@@ -10,11 +10,11 @@ from scipy.special import expit as sigmoid
 from fastscan.models import (
     HGRN,
     RGLRU,
+    Chain,
     GatedLinearRNN,
     Griffin,
     MinGRU,
     MinLSTM,
-    ResidualBackbone,
     gated,
 )
 from tests.models.zoo import run
@@ -70,23 +70,17 @@ def test_gated_linear_rnn_is_its_equation(tied, true_recurrence):
 
 def test_two_stages_agree_at_the_switch():
     """A whole model goes on with true recurrence where the linear one was left."""
-    linear_model = ResidualBackbone(
-        lambda key: GatedLinearRNN(4, 6, tied_gates=False, key=key),
-        input_size=3,
-        hidden_size=4,
-        output_size=2,
-        num_layers=2,
-        key=KEY,
-    )
+    layers = [GatedLinearRNN(3, 6, tied_gates=tied, key=KEY) for tied in (True, False)]
+    linear_model = Chain(layers)
     model = gated.with_true_recurrence(linear_model)
-    assert all(block.recurrence.recurrent.shape == (24, 6) for block in model.blocks)
+    assert [np.shape(leaf) for leaf in jax.tree.leaves(model)].count((24, 6)) == 1
     carry, ys = run(linear_model, None, XS, reset=RESET)
-    for actual, expected in zip(run(model, None, XS, reset=RESET)[0], carry, strict=True):
+    last, same = run(model, None, XS, reset=RESET)
+    for actual, expected in zip((same, *last), (ys, *carry), strict=True):
         close(actual, expected, 1e-6)
-    close(run(model, carry, XS)[1], run(linear_model, carry, XS)[1], 1e-6)
     # From there on it is another model, and one that has been switched stays as it is.
-    moved = eqx.tree_at(lambda m: m.blocks[0].recurrence.recurrent, model, jnp.ones((24, 6)))
-    assert not np.allclose(run(moved, None, XS)[1], run(model, None, XS)[1])
+    moved = eqx.tree_at(lambda m: m.layers[0].recurrent, model, jnp.ones((18, 6)))
+    assert not np.allclose(run(moved, carry, XS)[1], run(linear_model, carry, XS)[1])
     assert eqx.tree_equal(gated.with_true_recurrence(moved), moved)
 
 

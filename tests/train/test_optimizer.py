@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.models import LRU, ResidualBackbone
+from fastscan.models import HGRN, LRU, ResidualBackbone
 from fastscan.train.config import Optimizer
 from fastscan.train.optimizer import make_optimizer, parameter_groups
 
@@ -103,3 +103,9 @@ def test_clipping_is_by_the_global_norm():
     # Both are far above the limit, so that the moments are those of one and the same gradient.
     for small, large in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(small, large, rtol=1e-4)
+
+
+def test_parameters_that_an_option_leaves_out_are_in_no_group():
+    layer = HGRN(3, 4, complex_state=False, key=jax.random.key(0))
+    assert layer.theta is None and layer.gamma_logit is None
+    assert set(jax.tree.leaves(parameter_groups(layer))) == {"other"}
