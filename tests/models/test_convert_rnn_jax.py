@@ -1,0 +1,147 @@
+"""Models of RNN-JAX, against what the original computed."""
+
+import functools
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fastscan.models import cells
+from fastscan.models.convert.rnn_jax import from_rnn_jax
+from fastscan.models.wrappers import Autoregressive, ReservoirComputer
+from tests.models.zoo import run
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+assert_parity = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-4)
+
+CELLS = [
+    "AntiSymmetricRNNCell",
+    "ClockWorkRNNCell",
+    "CoupledOscillatoryRNNCell",
+    "ElmanRNNCell",
+    "GatedRecurrentUnitCell",
+    "IndRNNCell",
+    "LeakyElmanCell_0.3",
+    "LipschitzRNNCell_euler",
+    "LongShortTermMemoryCell",
+    "UnitaryEvolutionRNNCell",
+]
+
+
+@functools.cache
+def golden(name):
+    with np.load(GOLDEN / f"rnnjax_head_{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    meta = json.loads(str(arrays.pop("meta")))
+
+    def group(prefix):
+        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+    return meta, group("param/"), group("in/"), group("out/"), group("grad/")
+
+
+def our_state(cell, leaves):
+    """Return the state of `cell` from the leaves of the original's."""
+    if isinstance(cell, cells.ClockworkRNN):
+        *blocks, clock = leaves
+        return jnp.concatenate(blocks), jnp.asarray(clock[0], jnp.int32)
+    if isinstance(cell, cells.LSTM):
+        h, c = leaves
+        return c, h
+    return leaves[0] if len(leaves) == 1 else tuple(leaves)
+
+
+def leaves_of(group, prefix):
+    return [group[f"{prefix}/{i}"] for i in range(sum(k.startswith(prefix + "/") for k in group))]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells(name):
+    meta, params, inputs, outputs, gradients = golden(f"cell_{name}")
+    model, x = from_rnn_jax(meta["cls"], params), inputs["x"]
+    state = our_state(model.encoder, leaves_of(inputs, "state"))
+
+    @jax.jit
+    def everything(state, x):
+        _, ys, states = model(None, x, return_states=True)
+        _, _, from_state = model(state, x, return_states=True)
+        after, _ = model.step(state, x[0])
+        gradient = jax.grad(lambda x: jnp.sum(model(None, x)[1][-1] ** 2))(x)
+        hidden = model.encoder.hidden
+        return ys[-1], hidden(states), hidden(from_state), after, gradient
+
+    y, states, from_state, after, gradient = everything(state, x)
+    assert_parity(y, outputs["rnn_y"])
+    assert_parity(states, outputs["rnn_all_h"])
+    assert_parity(from_state, outputs["encoder_from_state"])
+    assert_parity(gradient, gradients["x"])
+    expected = our_state(model.encoder, leaves_of(outputs, "step_state"))
+    jax.tree.map(assert_parity, after, expected)
+
+
+def test_bidirectional():
+    _, params, inputs, outputs, gradients = golden("BidirectionalRNN")
+    model, x = from_rnn_jax("BidirectionalRNN", params), inputs["x"]
+    assert_parity(run(model, None, x)[1][-1], outputs["y"])
+    both = run(model.encoder, None, x)[1]
+    assert_parity(both, np.concatenate([outputs["h_fw"], outputs["h_bw"][::-1]], axis=1))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(model(None, x)[1][-1] ** 2)))(x)
+    assert_parity(gradient, gradients["x"])
+
+
+def test_autoregressive():
+    meta, params, inputs, outputs, _ = golden("AutoregressiveRNN")
+    options = {name: meta[name] for name in ("n_steps", "leak_rate")}
+    model = from_rnn_jax("AutoregressiveRNN", params, **options)
+    assert isinstance(model, Autoregressive)
+    assert_parity(eqx.filter_jit(model)(None, inputs["x"])[1], outputs["y"])
+
+
+def test_reservoir():
+    meta, params, inputs, outputs, _ = golden("ReservoirComputer")
+    model = from_rnn_jax("ReservoirComputer", params, ridge=meta["ridge"])
+    assert isinstance(model, ReservoirComputer)
+    _, ys, states = run(model, None, inputs["x"], return_states=True)
+    assert_parity(states, outputs["states"])
+    assert_parity(ys, outputs["y"])
+    fitted = model.fit_readout(inputs["x"], inputs["target"], ridge=meta["ridge"])
+    assert_parity(fitted.readout.weight, outputs["fit_w"])
+    assert_parity(fitted.readout.bias, outputs["fit_b"])
+    assert_parity(run(fitted, None, inputs["x"])[1], outputs["y_fit"])
+    options = {"ridge": meta["ridge"], "use_bias": False}
+    unbiased = model.fit_readout(inputs["x"], inputs["target"], **options)
+    assert_parity(unbiased.readout.weight, outputs["fit_w_nobias"])
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"), [("ssm_LRU", "LinearRecurrentUnit"), ("ssm_S5", "SimplifiedStateSpaceLayer")]
+)
+def test_state_space(name, cls):
+    _, params, inputs, outputs, gradients = golden(name)
+    model, x = from_rnn_jax(cls, params), inputs["x"]
+    assert_parity(run(model, None, x)[1], outputs["y"])
+    assert_parity(run(model, inputs["x0"], x)[1], outputs["y_x0"])
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(model(None, x)[1] ** 2)))(x)
+    assert_parity(gradient, gradients["x"])
+
+
+def test_mixer():
+    _, params, inputs, outputs, _ = golden("mixer_GLU")
+    ys = from_rnn_jax("GLUMixer", params)(None, inputs["x"][None])[1]
+    assert_parity(ys[0], outputs["y"])
+
+
+@pytest.mark.parametrize("pool", ["none", "mean", "last"])
+def test_deep_state_space(pool):
+    _, params, inputs, outputs, _ = golden("deepssm_none")
+    model = from_rnn_jax("DeepStateSpaceModelEncoder", params, pool_method=pool)
+    ys = run(model, None, inputs["x"])[1]
+    if pool == "none":
+        assert_parity(ys, outputs["y"])
+    else:
+        expected = outputs["y"].mean(axis=0) if pool == "mean" else outputs["y"][-1]
+        assert_parity(ys[-1], expected)
