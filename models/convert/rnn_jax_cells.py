@@ -15,6 +15,7 @@ from fastscan.models.layer import Layer
 
 
 def simple(cell: Callable, p: Parameters, prefix: str, **options: Any) -> Layer:
+    """Return a `cell` with one matrix for the inputs, one for the state, and a bias."""
     arrays = p.take(prefix, "w_ih", "w_hh", "b")
     state, inputs = arrays["w_ih"].shape
     cell = cell(inputs, state, **options, dtype=arrays["b"].dtype, key=KEY)
@@ -23,6 +24,7 @@ def simple(cell: Callable, p: Parameters, prefix: str, **options: Any) -> Layer:
 
 
 def elman(p: Parameters, prefix: str, o: Options, default: Callable = jax.nn.relu) -> Layer:
+    """Return an Elman network, by default with the nonlinearity `default`."""
     return simple(cells.Elman, p, prefix, activation=o.function(default))
 
 
@@ -43,7 +45,7 @@ def _lstm(p: Parameters, prefix: str, o: Options) -> Layer:
     arrays = p.take(prefix, *(f"{kind}_{g}{of}" for g in gates for kind, of in _LSTM_PARTS))
     state, inputs = arrays["w_ii"].shape
     cell = cells.LSTM(inputs, state, dtype=arrays["w_ii"].dtype, key=KEY)
-    W, U, b = (stacked(arrays, *(f"{k}_{g}{of}" for g in gates)) for k, of in _LSTM_PARTS)
+    W, U, b = (_stacked(arrays, *(f"{k}_{g}{of}" for g in gates)) for k, of in _LSTM_PARTS)
     return with_arrays(cell, W=W, U=U, b=b)
 
 
@@ -57,9 +59,9 @@ def _tied_gru(p: Parameters, prefix: str, o: Options) -> Layer:
     cell = cells.TiedGRU(inputs, state, activation=activation, dtype=dtype, key=KEY)
     return with_arrays(
         cell,
-        W=stacked(arrays, "w_fi", "w_ii"),
-        U=stacked(arrays, "w_fh", "w_ih"),
-        b=stacked(arrays, "b_f", "b_i"),
+        W=_stacked(arrays, "w_fi", "w_ii"),
+        U=_stacked(arrays, "w_fh", "w_ih"),
+        b=_stacked(arrays, "b_f", "b_i"),
     )
 
 
@@ -108,7 +110,7 @@ def _antisymmetric(gated: bool, p: Parameters, prefix: str, o: Options) -> Layer
         dtype=arrays["b"].dtype,
         key=KEY,
     )
-    V, b = stacked(arrays, "w_in", *gate[:1]), stacked(arrays, "b", *gate[1:])
+    V, b = _stacked(arrays, "w_in", *gate[:1]), _stacked(arrays, "b", *gate[1:])
     return with_arrays(cell, W=arrays["w_hh"], V=V, b=b)
 
 
@@ -132,7 +134,7 @@ def _clockwork(p: Parameters, prefix: str, o: Options) -> Layer:
         dtype=b["0"].dtype,
         key=KEY,
     )
-    return with_arrays(cell, W=stacked(W, *W), U=jnp.block(rows), b=stacked(b, *b))
+    return with_arrays(cell, W=_stacked(W, *W), U=jnp.block(rows), b=_stacked(b, *b))
 
 
 def _lipschitz(p: Parameters, prefix: str, o: Options) -> Layer:
@@ -219,5 +221,5 @@ CELLS: dict[str, Callable[[Parameters, str, Options], Layer]] = {
 }
 
 
-def stacked(arrays: Mapping[str, Array], *names: str) -> Array:
+def _stacked(arrays: Mapping[str, Array], *names: str) -> Array:
     return jnp.concatenate([arrays[name] for name in names])

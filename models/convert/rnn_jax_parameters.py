@@ -24,6 +24,7 @@ class Parameters:
         return name in self._arrays
 
     def take(self, prefix: str, *names: str, optional: Sequence[str] = ()) -> dict[str, Array]:
+        """Return the arrays under `prefix`, of the optional ones those that are there."""
         missing = [prefix + name for name in names if prefix + name not in self._arrays]
         if missing:
             raise ValueError(
@@ -39,6 +40,7 @@ class Parameters:
         return len({name.split("/")[0] for name in rest})
 
     def check_all_used(self, cls: str) -> None:
+        """Raise where a parameter was not asked for."""
         if self._unused:
             raise ValueError(f"{cls} has no parameters {', '.join(sorted(self._unused))}")
 
@@ -59,13 +61,16 @@ class Options:
         self._unused = set(self._values)
 
     def get(self, name: str, default: Any) -> Any:
+        """Return the argument as it was given."""
         self._unused.discard(name)
         return self._values.get(name, default)
 
     def number(self, name: str, default: float) -> float:
+        """Return the argument as a number."""
         return float(self.get(name, default))
 
     def function(self, default: Callable, name: str = "nonlinearity") -> Callable:
+        """Return the argument as a function of arrays."""
         given = self.get(name, default)
         if callable(given):
             return given
@@ -75,6 +80,7 @@ class Options:
         raise ValueError(f"{name} must be a function or one of {', '.join(FUNCTIONS)}: {given!r}")
 
     def check_all_used(self, cls: str) -> None:
+        """Raise where an argument was not asked for."""
         if self._unused:
             raise ValueError(f"{cls} takes no arguments {', '.join(sorted(self._unused))}")
 
@@ -102,6 +108,7 @@ def with_arrays(model: Any, **arrays: Array) -> Any:
 
 
 def linear(p: Parameters, prefix: str) -> eqx.nn.Linear:
+    """Return the linear map whose parameters are under `prefix`."""
     arrays = p.take(prefix, "weight", optional=["bias"])
     outputs, inputs = arrays["weight"].shape
     dtype = arrays["weight"].dtype
