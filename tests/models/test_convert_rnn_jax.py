@@ -74,7 +74,7 @@ def test_cells(name):
     run = jax.jit(jax.vmap(jax.grad(loss, has_aux=True), (None, 0)))
     gradients_of_x, (ys, states) = run(x, carries)
     assert_parity(ys[0, -1], outputs["rnn_y"])
-    from_zero, from_state = (cell.hidden(jax.tree.map(lambda s: s[i], states)) for i in (0, 1))
+    from_zero, from_state = jax.vmap(cell.hidden)(states)
     assert_parity(from_zero, outputs["rnn_all_h"])
     assert_parity(from_state, outputs["encoder_from_state"])
     scale = np.abs(gradients["x"]).max()
