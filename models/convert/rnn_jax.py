@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import equinox as eqx
 import jax
@@ -20,9 +20,9 @@ from fastscan.models.convert.rnn_jax_layers import (
     ScalarStepS5,
 )
 from fastscan.models.convert.rnn_jax_parameters import (
-    KEY,
     Options,
     Parameters,
+    any_key,
     linear,
     with_arrays,
 )
@@ -38,15 +38,29 @@ from fastscan.models.wrappers import (
 )
 
 
+@overload
 def from_rnn_jax(
-    cls: str, params: Mapping[str, ArrayLike], **kwargs: Any
-) -> Layer | Autoregressive:
+    cls: Literal["AutoregressiveRNN"], params: Mapping[str, ArrayLike], **kwargs: Any
+) -> Autoregressive: ...
+
+
+@overload
+def from_rnn_jax(cls: str, params: Mapping[str, ArrayLike], **kwargs: Any) -> Layer: ...
+
+
+def from_rnn_jax(cls, params, **kwargs):
     """Return the fastscan model of RNN-JAX's model `cls` with parameters `params`.
 
     A cell may stand alone, in an encoder, or in an `RNN` with an output map; RNN-JAX then maps the
-    last state alone, which is the last row of the outputs here. Networks of cells
-    (`BidirectionalRNN`, `DeepRNN`, `DeepBidirectionalRNN`, `AutoregressiveRNN`,
-    `ReservoirComputer`) take the cell's class as `cell=` and its arguments beside their own.
+    last state alone, which is the last row of the outputs here. Networks of cells (`RNN`,
+    `RNNEncoder`, `BidirectionalRNN`, `DeepRNN`, `DeepBidirectionalRNN`, `ReservoirComputer`) take
+    the cell's class as `cell=` and its arguments beside their own; a state-space model without
+    parameters in its mixers takes their class as `mixer=`. Pooling shows in the last row too.
+
+    Arguments that are not given take RNN-JAX's defaults; where it has none, 0.1 and 0.2 for
+    `stepsize` and `diffusion`, 0.65, 0.1, 0.7 and 0.2 for `beta_a`, `gamma_a`, `beta_w` and
+    `gamma_w`, 0.05 for `dt`, 1 and 0.8 for `gamma` and `eps`, tanh for a clockwork network and for
+    networks of cells. A leaky cell has a `leak_rate` of 0.3 and tanh.
 
     Args:
         cls: the class's name in RNN-JAX.
@@ -89,7 +103,7 @@ def _read_out(encoder: Layer, p: Parameters) -> Layer:
     if "out_layer/weight" not in p:
         return encoder
     output = linear(p, "out_layer/")
-    rnn = RNN(encoder, len(output.weight), use_bias=output.bias is not None, key=KEY)
+    rnn = RNN(encoder, len(output.weight), use_bias=output.bias is not None, key=any_key())
     return eqx.tree_at(lambda m: m.output, rnn, output)
 
 
@@ -138,7 +152,7 @@ def _autoregressive(p: Parameters, o: Options) -> Autoregressive:
 def _reservoir(p: Parameters, o: Options) -> Layer:
     cell, readout = _member(p, "reservoir/cell/", o), linear(p, "readout/")
     outputs, states = readout.weight.shape
-    model = ReservoirComputer(cell.input_size, states, outputs, key=KEY)
+    model = ReservoirComputer(cell.input_size, states, outputs, key=any_key())
     return eqx.tree_at(lambda m: (m.reservoir, m.readout), model, (cell, readout))
 
 
@@ -148,7 +162,7 @@ def _reservoir(p: Parameters, o: Options) -> Layer:
 def _lru(p: Parameters, o: Options, prefix: str = "") -> Layer:
     a = p.take(prefix, "nu_log", "theta_log", "gamma_log", "W_in", "W_out", "W_skip")
     outputs, inputs = a["W_skip"].shape
-    lru = LRU(inputs, len(a["nu_log"]), outputs, dtype=a["nu_log"].dtype, key=KEY)
+    lru = LRU(inputs, len(a["nu_log"]), outputs, dtype=a["nu_log"].dtype, key=any_key())
     lru = with_arrays(
         lru,
         **{name: a[name] for name in ("nu_log", "theta_log", "gamma_log")},
@@ -188,6 +202,13 @@ def _ffn(p: Parameters, o: Options, prefix: str = "") -> Layer:
     return Pointwise(mixer, first.weight.shape[1], len(second.weight))
 
 
+def _without_parameters(default: Callable, p: Parameters, o: Options) -> Layer:
+    width = o.get("in_dim", None)
+    if width is None:
+        raise ValueError("a mixer without parameters needs in_dim=, its number of channels")
+    return Pointwise(o.function(default), int(width))
+
+
 def _deep_ssm(p: Parameters, o: Options) -> Layer:
     layers: list[Layer] = []
     if "in_projection/weight" in p:
@@ -197,6 +218,8 @@ def _deep_ssm(p: Parameters, o: Options) -> Layer:
         layers.append((_lru if ssm + "nu_log" in p else _s5)(p, o, ssm))
         if p.count(mixer):
             layers.append((_ffn if p.count(mixer + "pre_projection/") else _glu)(p, o, mixer))
+        elif o.get("mixer", "IdentityMixer") == "NonLinearityMixer":
+            layers[-1] = Activated(layers[-1], jax.nn.silu)
     pool = o.get("pool_method", "none")
     if pool not in ("none", "mean", "last"):
         raise ValueError(f"pool_method must be 'none', 'mean' or 'last', got {pool!r}")
@@ -215,6 +238,8 @@ def _attention(p: Parameters, o: Options) -> Layer:
 
 _BUILDERS: dict[str, Callable[[Parameters, Options], Layer | Autoregressive]] = {
     **{name: functools.partial(_single, cell) for name, cell in CELLS.items()},
+    "RNN": functools.partial(_single, _member),
+    "RNNEncoder": functools.partial(_single, _member),
     "BidirectionalRNN": _bidirectional,
     "BidirectionalRNNEncoder": _bidirectional,
     "DeepRNN": _deep,
@@ -225,6 +250,8 @@ _BUILDERS: dict[str, Callable[[Parameters, Options], Layer | Autoregressive]] = 
     "SimplifiedStateSpaceLayer": _s5,
     "GLUMixer": _glu,
     "FFNMixer": _ffn,
+    "IdentityMixer": functools.partial(_without_parameters, lambda xs: xs),
+    "NonLinearityMixer": functools.partial(_without_parameters, jax.nn.silu),
     "DeepStateSpaceModelEncoder": _deep_ssm,
     "LinearAttentionLayer": _attention,
 }

@@ -10,7 +10,12 @@ import numpy as np
 from jaxtyping import Array
 
 from fastscan.models import cells
-from fastscan.models.convert.rnn_jax_parameters import KEY, Options, Parameters, with_arrays
+from fastscan.models.convert.rnn_jax_parameters import (
+    Options,
+    Parameters,
+    any_key,
+    with_arrays,
+)
 from fastscan.models.layer import Layer
 
 
@@ -18,7 +23,7 @@ def simple(cell: Callable, p: Parameters, prefix: str, **options: Any) -> Layer:
     """Return a `cell` with one matrix for the inputs, one for the state, and a bias."""
     arrays = p.take(prefix, "w_ih", "w_hh", "b")
     state, inputs = arrays["w_ih"].shape
-    cell = cell(inputs, state, **options, dtype=arrays["b"].dtype, key=KEY)
+    cell = cell(inputs, state, **options, dtype=arrays["b"].dtype, key=any_key())
     recurrent = "u" if isinstance(cell, cells.IndRNN) else "U"
     return with_arrays(cell, W=arrays["w_ih"], b=arrays["b"], **{recurrent: arrays["w_hh"]})
 
@@ -44,7 +49,7 @@ def _lstm(p: Parameters, prefix: str, o: Options) -> Layer:
     gates = "fioc"
     arrays = p.take(prefix, *(f"{kind}_{g}{of}" for g in gates for kind, of in _LSTM_PARTS))
     state, inputs = arrays["w_ii"].shape
-    cell = cells.LSTM(inputs, state, dtype=arrays["w_ii"].dtype, key=KEY)
+    cell = cells.LSTM(inputs, state, dtype=arrays["w_ii"].dtype, key=any_key())
     W, U, b = (_stacked(arrays, *(f"{k}_{g}{of}" for g in gates)) for k, of in _LSTM_PARTS)
     return with_arrays(cell, W=W, U=U, b=b)
 
@@ -56,7 +61,7 @@ def _tied_gru(p: Parameters, prefix: str, o: Options) -> Layer:
     arrays = p.take(prefix, "w_fi", "w_ii", "w_fh", "w_ih", "b_f", "b_i")
     state, inputs = arrays["w_ii"].shape
     activation, dtype = o.function(jax.nn.relu), arrays["w_ii"].dtype
-    cell = cells.TiedGRU(inputs, state, activation=activation, dtype=dtype, key=KEY)
+    cell = cells.TiedGRU(inputs, state, activation=activation, dtype=dtype, key=any_key())
     return with_arrays(
         cell,
         W=_stacked(arrays, "w_fi", "w_ii"),
@@ -68,7 +73,7 @@ def _tied_gru(p: Parameters, prefix: str, o: Options) -> Layer:
 def _equinox_lstm(p: Parameters, prefix: str, o: Options) -> Layer:
     arrays = p.take(prefix + "lstm/", "weight_ih", "weight_hh", optional=["bias"])
     rows, inputs = arrays["weight_ih"].shape
-    cell = cells.LSTM(inputs, rows // 4, dtype=arrays["weight_ih"].dtype, key=KEY)
+    cell = cells.LSTM(inputs, rows // 4, dtype=arrays["weight_ih"].dtype, key=any_key())
 
     def reordered(array: Array) -> Array:
         i, f, z, o = jnp.split(array, 4)
@@ -83,7 +88,7 @@ def _equinox_gru(p: Parameters, prefix: str, o: Options) -> Layer:
     arrays = p.take(prefix + "gru/", "weight_ih", "weight_hh", optional=["bias", "bias_n"])
     rows, inputs = arrays["weight_ih"].shape
     dtype = arrays["weight_ih"].dtype
-    cell = cells.GRU(inputs, rows // 3, reset_after=True, dtype=dtype, key=KEY)
+    cell = cells.GRU(inputs, rows // 3, reset_after=True, dtype=dtype, key=any_key())
 
     def reordered(array: Array) -> Array:
         r, z, n = jnp.split(array, 3)
@@ -108,7 +113,7 @@ def _antisymmetric(gated: bool, p: Parameters, prefix: str, o: Options) -> Layer
         activation=o.function(jax.nn.relu),
         rnn_jax_form=True,
         dtype=arrays["b"].dtype,
-        key=KEY,
+        key=any_key(),
     )
     V, b = _stacked(arrays, "w_in", *gate[:1]), _stacked(arrays, "b", *gate[1:])
     return with_arrays(cell, W=arrays["w_hh"], V=V, b=b)
@@ -132,7 +137,7 @@ def _clockwork(p: Parameters, prefix: str, o: Options) -> Layer:
         activation=o.function(jnp.tanh),
         rnn_jax_form=True,
         dtype=b["0"].dtype,
-        key=KEY,
+        key=any_key(),
     )
     return with_arrays(cell, W=_stacked(W, *W), U=jnp.block(rows), b=_stacked(b, *b))
 
@@ -152,7 +157,7 @@ def _lipschitz(p: Parameters, prefix: str, o: Options) -> Layer:
         activation=o.function(jnp.tanh),
         rnn_jax_form=True,
         dtype=arrays["b"].dtype,
-        key=KEY,
+        key=any_key(),
     )
     return with_arrays(cell, M_A=arrays["M_a"], M_W=arrays["M_w"], U=arrays["W_in"], b=arrays["b"])
 
@@ -167,7 +172,7 @@ def _unitary(p: Parameters, prefix: str, o: Options) -> Layer:
     state, inputs = V.shape
     bias = arrays.get("in_layer/bias")
     cell = cells.UnitaryRNN(
-        inputs, state, input_bias=bias is not None, rnn_jax_form=True, dtype=V.dtype, key=KEY
+        inputs, state, input_bias=bias is not None, rnn_jax_form=True, dtype=V.dtype, key=any_key()
     )
     return with_arrays(
         cell,
@@ -196,7 +201,7 @@ def _oscillator(p: Parameters, prefix: str, o: Options) -> Layer:
         activation=o.function(jnp.tanh if heterogeneous else jax.nn.relu),
         rnn_jax_form=True,
         dtype=arrays["b"].dtype,
-        key=KEY,
+        key=any_key(),
     )
     constants = {ours: arrays[theirs] for ours, theirs in heterogeneous.items()}
     weights = {"W": "w_h", "Z": "w_z", "V": "w_in", "b": "b"}

@@ -7,10 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
-# Every initial value is replaced.
-KEY = jax.random.key(0)
+
+def any_key() -> PRNGKeyArray:
+    """Return a key for initial values, all of which are replaced."""
+    return jax.random.key(0)
 
 
 class Parameters:
@@ -57,8 +59,8 @@ class Options:
     )
 
     def __init__(self, kwargs: Mapping[str, Any]):
-        self._values = {k: v for k, v in kwargs.items() if k not in self.ignored}
-        self._unused = set(self._values)
+        self._values = dict(kwargs)
+        self._unused = set(kwargs) - self.ignored
 
     def get(self, name: str, default: Any) -> Any:
         """Return the argument as it was given."""
@@ -112,5 +114,5 @@ def linear(p: Parameters, prefix: str) -> eqx.nn.Linear:
     arrays = p.take(prefix, "weight", optional=["bias"])
     outputs, inputs = arrays["weight"].shape
     dtype = arrays["weight"].dtype
-    linear = eqx.nn.Linear(inputs, outputs, use_bias="bias" in arrays, dtype=dtype, key=KEY)
+    linear = eqx.nn.Linear(inputs, outputs, use_bias="bias" in arrays, dtype=dtype, key=any_key())
     return with_arrays(linear, **arrays)

@@ -12,7 +12,7 @@ import pytest
 
 from fastscan.models import cells
 from fastscan.models.convert.rnn_jax import from_rnn_jax
-from fastscan.models.wrappers import Autoregressive, ReservoirComputer
+from fastscan.models.wrappers import RNN, ReservoirComputer
 from tests.models.zoo import run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -63,7 +63,9 @@ def leaves_of(group, prefix):
 def test_cells(name):
     meta, params, inputs, outputs, gradients = golden(f"cell_{name}")
     model, x = from_rnn_jax(meta["cls"], params), inputs["x"]
+    assert isinstance(model, RNN)
     cell = model.encoder
+    assert isinstance(cell, cells.RecurrentCell)
     state = our_state(cell, leaves_of(inputs, "state"))
     carries = jax.tree.map(lambda *leaves: jnp.stack(leaves), cell.init_carry(), state)
 
@@ -86,6 +88,7 @@ def test_cells(name):
 def test_bidirectional():
     _, params, inputs, outputs, gradients = golden("BidirectionalRNN")
     model, x = from_rnn_jax("BidirectionalRNN", params), inputs["x"]
+    assert isinstance(model, RNN)
     assert_parity(run(model, None, x)[1][-1], outputs["y"])
     both = run(model.encoder, None, x)[1]
     assert_parity(both, np.concatenate([outputs["h_fw"], outputs["h_bw"][::-1]], axis=1))
@@ -97,7 +100,6 @@ def test_autoregressive():
     meta, params, inputs, outputs, _ = golden("AutoregressiveRNN")
     options = {name: meta[name] for name in ("n_steps", "leak_rate")}
     model = from_rnn_jax("AutoregressiveRNN", params, **options)
-    assert isinstance(model, Autoregressive)
     assert_parity(eqx.filter_jit(model)(None, inputs["x"])[1], outputs["y"])
 
 
@@ -110,6 +112,7 @@ def test_reservoir():
     assert_parity(ys, outputs["y"])
     fitted = model.fit_readout(inputs["x"], inputs["target"], ridge=meta["ridge"])
     assert_parity(fitted.readout.weight, outputs["fit_w"])
+    assert fitted.readout.bias is not None
     assert_parity(fitted.readout.bias, outputs["fit_b"])
     assert_parity(run(fitted, None, inputs["x"])[1], outputs["y_fit"])
     options = {"ridge": meta["ridge"], "use_bias": False}
@@ -145,3 +148,29 @@ def test_deep_state_space(pool):
     else:
         expected = outputs["y"].mean(axis=0) if pool == "mean" else outputs["y"][-1]
         assert_parity(ys[-1], expected)
+
+
+def test_a_network_takes_the_class_of_its_cells():
+    _, params, inputs, _, _ = golden("cell_LongShortTermMemoryCell")
+    alone = from_rnn_jax("LongShortTermMemoryCell", params, key="jax.random.key(0)", idim="3")
+    member = from_rnn_jax("RNN", params, cell="LongShortTermMemoryCell")
+    np.testing.assert_array_equal(
+        run(alone, None, inputs["x"])[1], run(member, None, inputs["x"])[1]
+    )
+
+
+def test_errors_list_what_is_wrong():
+    params = golden("cell_ElmanRNNCell")[1]
+    with pytest.raises(ValueError, match="no class 'Elman', only ElmanRNNCell, LeakyElmanCell"):
+        from_rnn_jax("Elman", params)
+    fewer = {name: a for name, a in params.items() if not name.endswith(("w_hh", "cell/b"))}
+    with pytest.raises(ValueError, match="missing parameters: encoder/cell/w_hh, encoder/cell/b;"):
+        from_rnn_jax("ElmanRNNCell", fewer)
+    with pytest.raises(ValueError, match="no parameters extra, other"):
+        from_rnn_jax("ElmanRNNCell", {**params, "other": 0.0, "extra": 0.0})
+    with pytest.raises(ValueError, match="no arguments leak, rate"):
+        from_rnn_jax("ElmanRNNCell", params, rate=1, leak=2)
+    with pytest.raises(ValueError, match="nonlinearity must be a function or one of tanh"):
+        from_rnn_jax("ElmanRNNCell", params, nonlinearity="sine")
+    with pytest.raises(ValueError, match=r"U of Elman .* \(6, 6\), got \(6, 5\)"):
+        from_rnn_jax("ElmanRNNCell", {**params, "encoder/cell/w_hh": np.zeros((6, 5))})

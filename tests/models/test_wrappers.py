@@ -99,14 +99,16 @@ def test_autoregression_needs_what_it_feeds_back():
 
 def test_reservoir_is_scaled_and_sparse():
     model = ReservoirComputer(
-        3, 200, 2, spectral_radius=0.7, sparsity=0.9, input_scaling=0.1, bias_scaling=0.5, key=KEY
+        3, 60, 2, spectral_radius=0.7, sparsity=0.9, input_scaling=0.1, bias_scaling=0.5, key=KEY
     )
     cell = model.reservoir
+    assert isinstance(cell, Elman)
     np.testing.assert_allclose(np.abs(np.linalg.eigvals(cell.U)).max(), 0.7, rtol=1e-4)
-    assert abs(np.mean(cell.U == 0) - 0.9) < 0.01
+    assert abs(np.mean(cell.U == 0) - 0.9) < 0.02
     for leaf, limit in ((cell.W, 0.1), (cell.b, 0.5)):
-        assert 0.95 * limit < np.abs(leaf).max() <= limit
-    assert np.all(np.isfinite(ReservoirComputer(3, 2, sparsity=0.99, key=KEY).reservoir.U))
+        assert 0.9 * limit < np.abs(leaf).max() <= limit
+    acyclic = ReservoirComputer(3, 2, sparsity=0.99, key=KEY)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(acyclic))
 
 
 def test_reservoir_is_not_trained():
@@ -128,6 +130,7 @@ def test_readout_is_ridge_regression(use_bias):
     H = np.concatenate([H, np.ones((len(H), 1))], axis=1) if use_bias else H
     W = np.linalg.solve(H.T @ H + 0.1 * np.eye(H.shape[1]), H.T @ np.asarray(targets)[used])
     np.testing.assert_allclose(fitted.weight, W[:6].T, rtol=1e-8, atol=1e-10)
+    assert fitted.bias is not None
     np.testing.assert_allclose(fitted.bias, W[6] if use_bias else [0, 0], rtol=1e-8, atol=1e-10)
 
 
