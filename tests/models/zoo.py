@@ -7,13 +7,27 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastscan.models import LRU, Layer, ResidualBackbone, ResidualBlock
-from fastscan.models.state_space import ENTRIES
+from fastscan.models import (
+    LRU,
+    Layer,
+    ResidualBackbone,
+    ResidualBlock,
+    memoroids,
+    state_space,
+)
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
-SMALL = {"lru": {"state_size": 6, **OPTIONS}}
+SMALL = {
+    "lru": {"state_size": 6, **OPTIONS},
+    "ffm": {"trace_size": 2, "context_size": 2},
+    "pspherical": {"state_size": 4},
+    "rotrnn": {"num_heads": 2, "head_size": 4},
+    "dlse": {"state_size": 4},
+    "attention": {"window_size": 5, "state_size": 4, "position": "rope"},
+}
+ENTRIES = (*state_space.ENTRIES, *memoroids.ENTRIES)
 
 
 def _lru(key):
@@ -34,7 +48,8 @@ def _backbone(key):
 
 
 def _layer(entry, key):
-    return entry.make(FEATURES, key=key, **SMALL.get(entry.name, {}))
+    options = {"dtype": jnp.float32, **SMALL.get(entry.name, {})}
+    return entry.make(FEATURES, key=key, **options)
 
 
 # The zoo by name, and what is built from it.
