@@ -8,7 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Two processes: most of the time goes into compiling, one program after another.
-PYTEST_ARGS ?= -n 2
+# Tests that share programs name a group.
+PYTEST_ARGS ?= -n 2 --dist loadgroup
 # Those marked slow too; MARKS="not slow" leaves them out.
 MARKS ?= slow or not slow
 

@@ -13,9 +13,10 @@ class Bench:
     """Time a family of recurrences against what JAX offers, each case behind a correctness gate."""
 
     family: tyro.conf.Positional[
-        Literal["linear", "matrix", "selective", "attention", "dropin"]
+        Literal["linear", "matrix", "selective", "attention", "dropin", "models"]
     ] = "linear"
-    """The family of recurrences; or the models of published packages under `fastscan.patch()`."""
+    """The family of recurrences; or the models of published packages under `fastscan.patch()`; or
+    fastscan's own models."""
     quick: bool = False
     """A few cases and few repetitions: under a minute."""
     cases: tuple[str, ...] = ()
@@ -36,6 +37,8 @@ class Bench:
         """
         if self.family == "dropin":
             return self._dropin()
+        if self.family == "models":
+            return self._models()
         # Imported here so that `fastscan --help` neither needs the extra nor waits for it.
         from fastscan.bench import plot, table
         from fastscan.bench.cases import select
@@ -88,6 +91,28 @@ class Bench:
         failures = [result for result in results if result.failure is not None]
         for result in failures:
             print(f"{result.package} {result.model}: {result.failure}")
+        if failures:
+            sys.exit(f"{len(failures)} models failed and report no time.")
+
+    def _models(self) -> None:
+        import fastscan
+        from fastscan.bench import environment, models
+
+        fastscan.keep_freed_memory()
+        sizes = models.QUICK if self.quick else models.SIZES
+        try:
+            results = models.run(sizes, 0.1 if self.quick else 1.5, self.cases)
+        except ValueError as error:
+            sys.exit(f"fastscan bench: {error}")
+        path = self.output or self._default_output(environment.device())
+        models.write(path, results)
+        models.draw(results).savefig(path.with_suffix(".png"), dpi=120, format="png")
+        print(f"Wrote {path} and {path.with_suffix('.png')}")
+        for size in sizes:
+            print(f"\n{size}\n\n{models.table([r for r in results if r.size == size])}")
+        failures = [result for result in results if result.failure is not None]
+        for result in failures:
+            print(f"{result.model}, {result.size}: {result.failure}")
         if failures:
             sys.exit(f"{len(failures)} models failed and report no time.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,13 +53,19 @@ class Model:
 def models() -> list[Model]:
     """The models of those packages that are installed."""
     found = []
-    if importlib.util.find_spec("memax"):
-        found += [Model("memax", name, _memax(name)) for name in MEMAX]
+    found += memax(MEMAX)
     if importlib.util.find_spec("flax_gated_linear_rnn"):
         found.append(Model("flax-gated-linear-rnn", "GatedLinearRNN", _gated_linear_rnn))
     if importlib.util.find_spec("rnn_jax"):
         found += [Model("rnn-jax", name, _rnn_jax(name)) for name in RNN_JAX]
     return found
+
+
+def memax(names: Sequence[str]) -> list[Model]:
+    """Models of memax by their names, if it is installed."""
+    if not importlib.util.find_spec("memax"):
+        return []
+    return [Model("memax", name, _memax(name)) for name in names]
 
 
 def arrays(size: Size) -> tuple[jax.Array, jax.Array]:

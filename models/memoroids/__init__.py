@@ -16,7 +16,7 @@ _MEMOROIDS = "Morad et al. 2024, arXiv:2402.09900"
 
 ENTRIES = (
     Entry(
-        "linear_rnn",
+        "linear-rnn",
         LinearRNN,
         lambda width: {"input_size": width},
         "linear RNN without a decay: a sum of all inputs",
@@ -84,7 +84,7 @@ ENTRIES = (
         "O(T W R^2) work, O(T R) memory, R channels",
     ),
     Entry(
-        "attention",
+        "windowed-attention",
         WindowedAttention,
         lambda width: {"input_size": width, "window_size": 20},
         "softmax attention to the last W steps; plain, RoPE or ALiBi",

@@ -15,12 +15,13 @@ class DLSE(Cell):
 
     ```
     S[t] = logaddexp(gamma S[t-1], k[t] v[t]^T),  S[-1] = I
-    y[t] = q[t]^T S[t] / |S[t]|                       |S| is the Frobenius norm
+    y[t] = output(q[t]^T S[t] / |S[t]|)               |S| is the Frobenius norm
     k = 1 + elu(K x),  v = 1 + elu(V x),  q = Q x
     ```
 
-    S and gamma are `(state_size, state_size)`, and K, V, Q `(state_size, input_size)`; gamma starts
-    as the identity. With any other gamma the step is not associative, and neither is it with a
+    S and gamma are `(state_size, state_size)`, K, V and Q `(state_size, input_size)` without a
+    bias; `output` is a linear map where `output_size` is given, else the identity. gamma starts as
+    the identity matrix. With any other gamma the step is not associative, and neither is it with a
     reset, since the initial state is no identity of `logaddexp`. So it runs step by step.
 
     A memoroid of Morad et al., "Recurrent reinforcement learning with memoroids", NeurIPS 2024,
@@ -31,6 +32,7 @@ class DLSE(Cell):
     K: eqx.nn.Linear
     V: eqx.nn.Linear
     Q: eqx.nn.Linear
+    output: eqx.nn.Linear | None
     input_size: int = eqx.field(static=True)
     output_size: int = eqx.field(static=True)
 
@@ -38,6 +40,7 @@ class DLSE(Cell):
         self,
         input_size: int,
         state_size: int,
+        output_size: int | None = None,
         *,
         parallel: bool = False,
         dtype: DTypeLike | None = None,
@@ -47,7 +50,8 @@ class DLSE(Cell):
 
         Args:
             input_size: number of input channels.
-            state_size: number of keys, of values, and of output channels.
+            state_size: number of keys and of values.
+            output_size: number of output channels; None puts out what is read, of `state_size`.
             parallel: has to be false.
             dtype: of the parameters: float32, float64, or None for JAX's default.
             key: randomness of the initialisation.
@@ -61,12 +65,14 @@ class DLSE(Cell):
                 "its operator is not associative; leave parallel=False"
             )
         self.input_size = input_size
-        self.output_size = state_size
-        keys = jax.random.split(key, 3)
+        self.output_size = state_size if output_size is None else output_size
+        *keys, output_key = jax.random.split(key, 4)
         self.gamma = jnp.eye(state_size, dtype=float if dtype is None else dtype)
         self.K, self.V, self.Q = (
             eqx.nn.Linear(input_size, state_size, use_bias=False, dtype=dtype, key=k) for k in keys
         )
+        output = eqx.nn.Linear(state_size, self.output_size, dtype=dtype, key=output_key)
+        self.output = None if output_size is None else output
 
     def init_carry(self) -> Float[Array, "state state"]:
         """Return the identity matrix."""
@@ -89,8 +95,9 @@ class DLSE(Cell):
 
     def readout(
         self, states: Float[Array, "time state state"], xs: Float[Array, "time features"]
-    ) -> Float[Array, "time state"]:
-        """Return `q^T S / |S|`."""
+    ) -> Float[Array, "time outputs"]:
+        """Return `output(q^T S / |S|)`."""
         q = dense(self.Q, xs.astype(self.gamma.dtype))
         norm = jnp.linalg.norm(states, axis=(1, 2))
-        return (jnp.einsum("tk,tkv->tv", q, states) / norm[:, None]).astype(xs.dtype)
+        ys = jnp.einsum("tk,tkv->tv", q, states) / norm[:, None]
+        return (ys if self.output is None else dense(self.output, ys)).astype(xs.dtype)

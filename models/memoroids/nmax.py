@@ -80,9 +80,7 @@ class NMax(Layer):
             states = self._parallel(carry, inputs, reset)
             carry = states[-1]
         else:
-            carry, states = sequential_scan(
-                self._advance, carry, self.init_carry(), inputs, reset
-            )
+            carry, states = sequential_scan(self._advance, carry, self.init_carry(), inputs, reset)
         norm = jnp.sum(jnp.abs(states), axis=1, keepdims=True)
         ys = states / jnp.where(norm == 0, 1, norm)
         return carry, ys.astype(xs.dtype), states

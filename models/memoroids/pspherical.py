@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from fastscan.models.dense import dense
 from fastscan.models.layer import Implementation
 from fastscan.models.memoroid import Memoroid
-from fastscan.models.memoroids.skew import rotation
+from fastscan.models.memoroids.skew import expm_skew, skew_symmetric
 
 
 class PSpherical(Memoroid):
@@ -86,7 +86,7 @@ class PSpherical(Memoroid):
     def elements(self, xs: Float[Array, "time features"]) -> Float[Array, "time state state"]:
         """Return the rotations."""
         entries = dense(self.project, xs.astype(self.initial_vector.dtype))
-        return rotation(entries, len(self.initial_vector))
+        return expm_skew(skew_symmetric(entries, len(self.initial_vector)))
 
     def combine(
         self, earlier: Float[Array, "state state"], later: Float[Array, "state state"]

@@ -12,6 +12,7 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from fastscan.models.layer import Implementation
 from fastscan.models.linear_recurrence import LinearRecurrence
+from fastscan.models.memoroids.skew import expm_skew
 
 
 class RotRNN(LinearRecurrence):
@@ -113,7 +114,7 @@ class RotRNN(LinearRecurrence):
     @property
     def P(self) -> Float[Array, "heads head head"]:
         """The orthogonal matrices that turn the planes into place."""
-        return jax.scipy.linalg.expm(self.M - jnp.swapaxes(self.M, 1, 2))
+        return expm_skew(self.M - jnp.swapaxes(self.M, 1, 2))
 
     def init_carry(self) -> Complex[Array, "heads planes"]:
         """Return the zero state."""

@@ -12,6 +12,7 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from fastscan.models.layer import Implementation
 from fastscan.models.linear_recurrence import LinearRecurrence
+from fastscan.models.state_space.complex_maps import real_part, to_complex
 
 
 class LRU(LinearRecurrence):
@@ -130,17 +131,14 @@ class LRU(LinearRecurrence):
         xs = xs.astype(self.nu_log.dtype)
         radius, phase = jnp.exp(-jnp.exp(self.nu_log)), jnp.exp(self.theta_log)
         decay = lax.complex(radius * jnp.cos(phase), radius * jnp.sin(phase))
-        # A real product with both parts of B: as a complex one it would do twice the work.
         gamma = jnp.exp(self.gamma_log)[:, None]
-        parts = xs @ jnp.concatenate([gamma * self.B_re, gamma * self.B_im]).T
-        return decay, lax.complex(*jnp.split(parts, 2, axis=1))
+        return decay, to_complex(xs, gamma * self.B_re, gamma * self.B_im)
 
     def readout(
         self, hs: Complex[Array, "time state"], xs: Float[Array, "time features"]
     ) -> Float[Array, "time outputs"]:
         """Return `Re(C h) + D x`."""
-        parts = jnp.concatenate([jnp.real(hs), jnp.imag(hs)], axis=1)
-        ys = parts @ jnp.concatenate([self.C_re, -self.C_im], axis=1).T
+        ys = real_part(hs, self.C_re, self.C_im)
         skip = xs.astype(ys.dtype)
         ys += skip * self.D if self.D.ndim == 1 else skip @ self.D.T
         return ys.astype(xs.dtype)

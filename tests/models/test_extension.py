@@ -1,4 +1,8 @@
-"""The three extension points, by examples of ten lines each, which the documentation shows."""
+"""What docs/models.md shows: the interface, and an example of each of the extension points."""
+
+import re
+from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -6,79 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan.models import Cell, LinearRecurrence, Memoroid
 from tests.models.zoo import run
 
-
-# --8<-- [start:linear]
-class LeakyIntegrator(LinearRecurrence):
-    """h[t] = (1 - alpha) h[t-1] + alpha x[t], one alpha a channel."""
-
-    alpha: jax.Array
-    input_size: int = 3
-    output_size: int = 3
-    implementation: str | None = None
-
-    def init_carry(self):
-        return jnp.zeros(3, jnp.float32)
-
-    def decay_and_input(self, xs):
-        return 1 - self.alpha, self.alpha * xs
-
-    def readout(self, hs, xs):
-        return hs
-
-
-# --8<-- [end:linear]
-# --8<-- [start:memoroid]
-class RunningMoments(Memoroid):
-    """Count, mean and squared deviations so far, merged pairwise (Chan et al. 1979)."""
-
-    input_size: int = 3
-    output_size: int = 3
-    parallel: bool = True
-    implementation: str | None = None
-
-    def init_carry(self):
-        zero = jnp.zeros(3, jnp.float32)
-        return zero, zero, zero
-
-    def elements(self, xs):
-        return jnp.ones_like(xs), xs, jnp.zeros_like(xs)
-
-    def combine(self, earlier, later):
-        (n, mean, m2), (k, other, l2) = earlier, later
-        delta = other - mean
-        return n + k, mean + delta * k / (n + k), m2 + l2 + delta**2 * n * k / (n + k)
-
-    def readout(self, states, xs):
-        return states[2] / states[0]
-
-
-# --8<-- [end:memoroid]
-# --8<-- [start:cell]
-class Elman(Cell):
-    """h[t] = tanh(W x[t] + U h[t-1])."""
-
-    W: jax.Array
-    U: jax.Array
-    input_size: int = 3
-    output_size: int = 3
-
-    def init_carry(self):
-        return jnp.zeros(3, jnp.float32)
-
-    def inputs(self, xs):
-        return xs @ self.W.T
-
-    def advance(self, state, u):
-        return jnp.tanh(u + self.U @ state)
-
-    def readout(self, states, xs):
-        return states
-
-
-# --8<-- [end:cell]
+PAGE = (Path(__file__).parents[2] / "docs/models.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+DOCUMENTED: dict[str, Any] = {}
+for block in BLOCKS:
+    exec(block, DOCUMENTED)
+LeakyIntegrator, RunningVariance, Elman = (
+    DOCUMENTED[name] for name in ("LeakyIntegrator", "RunningVariance", "Elman")
+)
 
 XS = jax.random.normal(jax.random.key(0), (40, 3), jnp.float32)
 RESET = jnp.zeros(40, bool).at[jnp.array([0, 7, 30])].set(True)
@@ -100,7 +41,7 @@ def test_linear_recurrence():
 
 @pytest.mark.parametrize("parallel", [True, False])
 def test_memoroid(parallel):
-    model = eqx.tree_at(lambda m: m.parallel, RunningMoments(), parallel)
+    model = eqx.tree_at(lambda m: m.parallel, RunningVariance(), parallel)
     carry, ys = model(None, XS[:9], reset=RESET[:9])
     last, rest = model(carry, XS[9:], reset=RESET[9:])
     ys = jnp.concatenate([ys, rest])
@@ -122,3 +63,9 @@ def test_cell():
         for t in range(part.start, part.stop):
             h = np.tanh(W @ XS[t] + U @ h)
             np.testing.assert_allclose(ys[t], h, rtol=1e-4, atol=1e-5)
+
+
+def test_the_interface_as_documented():
+    assert DOCUMENTED["ys"].shape == (100, 10)
+    assert DOCUMENTED["batch"].shape == (1, 100, 10)
+    assert DOCUMENTED["logits"].shape == (10,)

@@ -9,25 +9,42 @@ import pytest
 
 from fastscan.models import (
     LRU,
+    Chain,
     Layer,
+    Pointwise,
     ResidualBackbone,
     ResidualBlock,
-    memoroids,
-    state_space,
+    RunningMean,
+    available,
+    cells,
 )
+from fastscan.models import make as make_model
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
-SMALL = {
+HEADS = {"key_size": 5, "value_size": 3, "num_heads": 2, "dtype": jnp.float32}
+CELL = {"state_size": 4, "output_size": FEATURES}
+SMALL = {entry.name: CELL for entry in cells.ENTRIES} | {
     "lru": {"state_size": 6, **OPTIONS},
+    "s4d": {"state_size": 8, "dt_min": 0.05, "dt_max": 0.5},
+    "s5": {"state_size": 8, "blocks": 2, "dt_min": 0.05, "dt_max": 0.5},
+    "mamba": {"state_size": 5, "dt_min": 0.05, "dt_max": 0.5},
+    "gated-linear-rnn": {"hidden_size": 4},
+    "hgrn": {"state_size": 4, "lower_bound": 0.3},
+    "griffin": {"hidden_size": 4, "blocks": 2},
+    "fart": HEADS,
+    "fwp": HEADS,
+    "deltanet": HEADS,
+    "gdn": HEADS,
+    "deltaproduct": HEADS,
+    "ttt-linear": HEADS,
     "ffm": {"trace_size": 2, "context_size": 2},
     "pspherical": {"state_size": 4},
     "rotrnn": {"num_heads": 2, "head_size": 4},
-    "dlse": {"state_size": 4},
-    "attention": {"window_size": 5, "state_size": 4, "position": "rope"},
+    "dlse": {"state_size": 4, "output_size": FEATURES},
+    "windowed-attention": {"window_size": 5, "state_size": 4, "position": "rope"},
 }
-ENTRIES = (*state_space.ENTRIES, *memoroids.ENTRIES)
 
 
 def _lru(key):
@@ -47,20 +64,41 @@ def _backbone(key):
     )
 
 
+def _pooled_heads(key):
+    return make_model(
+        "lru",
+        input_size=FEATURES,
+        hidden_size=4,
+        output_size=2,
+        num_heads=2,
+        backbone=functools.partial(
+            ResidualBackbone, mixing="swiglu", norm="rms", feedforward=2, pooling="mean"
+        ),
+        key=key,
+        **OPTIONS,
+    )
+
+
 def _layer(entry, key):
-    options = {"dtype": jnp.float32, **SMALL.get(entry.name, {})}
-    return entry.make(FEATURES, key=key, **options)
+    return entry.make(FEATURES, key=key, **{"dtype": jnp.float32} | SMALL.get(entry.name, {}))
 
 
 # The zoo by name, and what is built from it.
 MAKERS = {
-    **{entry.name: functools.partial(_layer, entry) for entry in ENTRIES},
+    **{entry.name: functools.partial(_layer, entry) for entry in available().values()},
     "lru-rectangular": lambda key: LRU(FEATURES, 6, 5, key=key, **OPTIONS),
     "block-glu-prenorm": lambda key: ResidualBlock(_lru(key), dtype=jnp.float32, key=key),
     "block-gelu-postnorm": lambda key: ResidualBlock(
         _lru(key), mixing="gelu", prenorm=False, dtype=jnp.float32, key=key
     ),
+    "block-half-glu": lambda key: ResidualBlock(
+        _lru(key), mixing="half_glu", dtype=jnp.float32, key=key
+    ),
     "backbone": _backbone,
+    "backbone-pooled-heads": _pooled_heads,
+    "chain": lambda key: Chain(
+        [Pointwise(jnp.tanh, FEATURES), _lru(key), RunningMean(FEATURES, dtype=jnp.float32)]
+    ),
 }
 
 
@@ -70,7 +108,10 @@ def make(name: str) -> Layer:
     return MAKERS[name](jax.random.key(7))
 
 
-every_model = pytest.mark.parametrize("name", MAKERS)
+# All tests of a model in one process: they share its compiled programs.
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MAKERS]
+)
 
 
 @eqx.filter_jit
