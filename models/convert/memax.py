@@ -127,7 +127,7 @@ def _literal(value: Any) -> Any:
 
 def _activation(value: Any) -> Callable[[Array], Array]:
     """Return an activation function from itself, its name, or what it is printed as."""
-    if callable(value):
+    if not isinstance(value, str):
         return value
     # Of JAX's usual activations only relu has a derivative of its own, which hides its name.
     if "custom_jvp" in value:
@@ -165,7 +165,7 @@ def _trunk(cls: str, cell: _Cell, arrays: _Arrays, options: _Options) -> Chain:
     cells = [path for path in arrays if path.split("/")[0] == "layers"]
     _check_names(f"ResidualModel of {cls}", arrays, [*names, *cells])
 
-    def pointwise(function: type[eqx.Module], path: str) -> Pointwise:
+    def pointwise(function: type[_Affine] | type[_FeedForward], path: str) -> Pointwise:
         weight = arrays[f"{path}/weight"]
         outputs, inputs = weight.shape
         linear = eqx.nn.Linear(inputs, outputs, dtype=weight.dtype, key=_any_key())
@@ -210,7 +210,7 @@ _ATTENTION = (
 _DELTA = _ATTENTION | _linear("w", "w") | _linear("output", "output")
 
 
-def _inputs_and_units(path: str) -> Callable[[_Arrays], tuple[int, int]]:
+def _inputs_and_units(path: str) -> Callable[[_Arrays], tuple[int, ...]]:
     """Return what reads the number of inputs and of units off a weight, `(units, inputs)`."""
     return lambda arrays: arrays[path].shape[::-1]
 
@@ -371,7 +371,7 @@ _CELLS = {
                 arrays["g/weight"].shape[1] // len(arrays["g/weight"]),
             ),
         ),
-        _linear("projection", "g"),
+        {"G": ("g/weight",), "c": ("g/bias",)},
     ),
 }
 

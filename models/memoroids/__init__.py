@@ -80,7 +80,7 @@ ENTRIES = (
         Stack,
         lambda width: {"input_size": width, "window_size": 4},
         "linear map of the last W inputs",
-        "Mnih et al. 2015, doi:10.1038/nature14236",
+        "Mnih et al. 2013, arXiv:1312.5602",
         "O(T W R^2) work, O(T R) memory, R channels",
     ),
     Entry(

@@ -101,8 +101,8 @@ class WindowedAttention(Layer):
         Float[Array, "window state"], Float[Array, "window outputs"], Bool[Array, " window"]
     ]:
         """Return the keys, values and flags of a window without any step."""
-        dtype = self.K.weight.dtype
-        keys, valid = empty_window(self.window_size, self.K.out_features, dtype)
+        state_size, dtype = len(self.K.weight), self.K.weight.dtype
+        keys, valid = empty_window(self.window_size, state_size, dtype)
         values, _ = empty_window(self.window_size, self.output_size, dtype)
         return keys, values, valid
 

@@ -1,9 +1,12 @@
 """A window of the last inputs."""
 
+import math
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from fastscan.models.layer import Layer
 from fastscan.models.memoroids.window import (
@@ -23,15 +26,17 @@ class Stack(Layer):
     y[t] = G [x[t-W+1], ..., x[t]] + c
     ```
 
-    G is `(output_size, W input_size)`. The carry is the last W inputs and which of them there are.
+    G is `(output_size, W input_size)`; it and c are initialised uniformly in
+    `±1 / sqrt(W input_size)`. The carry is the last W inputs and which of them there are.
     The gradient and the outputs take O(T) memory whatever W; `return_states=True` makes the W
     times larger windows.
 
-    Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015,
-    doi:10.1038/nature14236.
+    Mnih et al., "Playing Atari with deep reinforcement learning", 2013, arXiv:1312.5602, where the
+    window is of four frames.
     """
 
-    projection: eqx.nn.Linear
+    G: Float[Array, "outputs window*features"]
+    c: Float[Array, " outputs"]
     window_size: int = eqx.field(static=True)
     input_size: int = eqx.field(static=True)
     output_size: int = eqx.field(static=True)
@@ -62,12 +67,17 @@ class Stack(Layer):
         self.input_size = input_size
         self.output_size = input_size if output_size is None else output_size
         self.window_size = window_size
+        dtype = jnp.result_type(float if dtype is None else dtype)
         features = window_size * input_size
-        self.projection = eqx.nn.Linear(features, self.output_size, dtype=dtype, key=key)
+        bound = 1 / math.sqrt(features)
+        G_key, c_key = jax.random.split(key)
+        shape = (self.output_size, features)
+        self.G = jax.random.uniform(G_key, shape, dtype, -bound, bound)
+        self.c = jax.random.uniform(c_key, shape[:1], dtype, -bound, bound)
 
     def init_carry(self) -> Window:
         """Return the window without any step."""
-        return empty_window(self.window_size, self.input_size, self.projection.weight.dtype)
+        return empty_window(self.window_size, self.input_size, self.G.dtype)
 
     def forward(self, carry, xs, *, reset, key, return_states):
         """Run over a whole sequence; see `Layer.forward`."""
@@ -76,8 +86,8 @@ class Stack(Layer):
         inputs, before = xs.astype(window.dtype), jnp.sum(valid)
         age = ages(before, len(xs), reset)
         shape = (self.output_size, self.window_size, self.input_size)
-        weights = jnp.swapaxes(self.projection.weight.reshape(shape), 0, 1)
-        ys = sum_over_lags(window, inputs, age, weights) + self.projection.bias
+        weights = jnp.swapaxes(self.G.reshape(shape), 0, 1)
+        ys = sum_over_lags(window, inputs, age, weights) + self.c
         states = all_windows(window, inputs, age) if return_states else None
         carry = last_window(window, inputs, age[-1] if len(xs) else before)
         return carry, ys.astype(xs.dtype), states

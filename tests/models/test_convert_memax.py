@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fastscan.models import Chain, Elman, LinearRNN, WindowedAttention
 from fastscan.models.convert.memax import from_memax
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -114,7 +115,7 @@ def test_every_cell_in_a_residual_model(name):
     cell = from_memax(meta["cls"], params, **meta["kwargs"])
     options = {k: v for k, v in meta["kwargs"].items() if "size" not in k or k == "window_size"}
     model = from_memax(meta["cls"], trunk(params, cell.input_size), **options)
-    assert [type(layer).__name__ for layer in model.layers[::2]] == ["Pointwise"] * 2
+    assert isinstance(model, Chain) and len(model.layers) == 4
     assert jax.tree.structure(model.layers[1]) == jax.tree.structure(cell)
     jax.tree.map(np.testing.assert_array_equal, model.layers[1], cell)
 
@@ -122,14 +123,22 @@ def test_every_cell_in_a_residual_model(name):
 def test_names_of_the_registry():
     _, params, _ = golden("memax_pypi_cell_Attention_rope")
     rope = from_memax("Attention-RoPE", params)
+    assert isinstance(rope, WindowedAttention)
     assert (rope.position, rope.window_size) == ("rope", 20)
-    assert from_memax("Attention-ALiBi", params, window_size=3).position == "alibi"
-    _, params, _ = golden("memax_pypi_cell_Elman_relu")
-    assert from_memax("ElmanReLU", params).activation is jax.nn.relu
-    assert from_memax("Elman", params).activation(2.0) == pytest.approx(np.tanh(2))
-    assert from_memax("Elman", params, activation="<function silu>").activation is jax.nn.silu
+    alibi = from_memax("Attention-ALiBi", params, window_size="3")
+    assert isinstance(alibi, WindowedAttention)
+    assert (alibi.position, alibi.window_size) == ("alibi", 3)
     _, params, _ = golden("memax_pypi_cell_LinearRecurrent")
-    assert type(from_memax("LinearRNN", params)).__name__ == "LinearRNN"
+    assert isinstance(from_memax("LinearRNN", params), LinearRNN)
+    _, params, _ = golden("memax_pypi_cell_Elman_relu")
+    for cls, options, expected in (
+        ("ElmanReLU", {}, jax.nn.relu),
+        ("Elman", {}, jnp.tanh),
+        ("Elman", {"activation": "<function silu>"}, jax.nn.silu),
+        ("Elman", {"activation": jnp.sin}, jnp.sin),
+    ):
+        elman = from_memax(cls, params, **options)
+        assert isinstance(elman, Elman) and elman.activation is expected
 
 
 def test_errors_list_what_is_wrong():
