@@ -125,38 +125,36 @@ def test_pspherical(parallel):
 
 def test_pspherical_operator_is_associative_and_stays_orthogonal():
     model = PSpherical(F, 4, **OPTIONS)
-    a, b, c = model.elements(jnp.asarray(XS[:3]))
-    left, right = (
-        model.combine(model.combine(a, b), c),
-        model.combine(a, model.combine(b, c)),
-    )
-    np.testing.assert_allclose(left, right, atol=1e-6)
-    np.testing.assert_allclose(model.combine(model.init_carry(), a), a, atol=1e-7)
-    np.testing.assert_allclose(model.combine(a, model.init_carry()), a, atol=1e-7)
-    states = run(model, None, XS, return_states=True)[2]
+    xs = jnp.asarray(XS)
+    a, b, c = np.asarray(jax.jit(lambda xs: model.elements(xs))(xs[:3]))
+
+    def product(earlier, later):
+        return np.asarray(model.combine(earlier, later))
+
+    np.testing.assert_allclose(product(product(a, b), c), product(a, product(b, c)), atol=1e-6)
+    identity = np.asarray(model.init_carry())
+    for same in (product(identity, a), product(a, identity)):
+        np.testing.assert_allclose(same, a, atol=1e-7)
+    states = np.asarray(run(model, None, xs, reset=RESET, return_states=True)[2])
     np.testing.assert_allclose(
-        states @ states.mT, jnp.broadcast_to(jnp.eye(4), (T, 4, 4)), atol=1e-5
+        states @ np.swapaxes(states, 1, 2), np.broadcast_to(np.eye(4), (T, 4, 4)), atol=1e-5
     )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("scale", [0.0, 0.1, 3.0, 40.0])
-def test_exponentials_of_skew_matrices(dtype, scale):
-    entries = scale * jax.random.normal(KEY, (5, 10), dtype)
-    tolerance = 2e-5 if dtype == "float32" else 1e-12
-
-    def value(expm):
-        return lambda entries: jnp.sum(jnp.sin(3 * expm(skew_symmetric(entries, 5))))
-
-    actual = expm_skew(skew_symmetric(entries, 5))
-    expected = np.stack([scipy.linalg.expm(A) for A in np.asarray(skew_symmetric(entries, 5))])
-    np.testing.assert_allclose(actual, expected, atol=tolerance)
-    np.testing.assert_allclose(
-        actual @ actual.mT, np.broadcast_to(np.eye(5), (5, 5, 5)), atol=tolerance
-    )
-    gradient = jax.jit(jax.grad(value(expm_skew)))(entries)
-    reference = jax.jit(jax.grad(value(jax.scipy.linalg.expm)))(entries)
-    np.testing.assert_allclose(gradient, reference, atol=30 * tolerance)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-12)])
+def test_exponentials_of_skew_matrices(dtype, tolerance):
+    scales = np.array([[0.0], [0.1], [3.0], [40.0]])
+    entries = jnp.asarray(scales * np.random.default_rng(0).normal(size=(4, 10)), dtype)
+    generators = skew_symmetric(entries, 5)
+    cotangents = np.random.default_rng(1).normal(size=generators.shape).astype(dtype)
+    actual, pull = jax.vjp(jax.jit(expm_skew), generators)
+    for A, R, g, gradient in zip(generators, actual, cotangents, pull(cotangents)[0], strict=True):
+        np.testing.assert_array_equal(A.T, -A)
+        np.testing.assert_allclose(R @ R.T, np.eye(5), atol=tolerance)
+        A = np.asarray(A, float)
+        expected, derivative = scipy.linalg.expm_frechet(A.T, np.asarray(g, float))
+        np.testing.assert_allclose(R, expected.T, atol=tolerance)
+        np.testing.assert_allclose(gradient, derivative, atol=30 * tolerance)
 
 
 @pytest.mark.parametrize("outputs", [None, 4])
@@ -183,18 +181,19 @@ def test_rotrnn(outputs):
 
 def test_rotrnn_states_have_variance_one():
     model = RotRNN(4, 3, 6, gamma_min=0.8, gamma_max=0.95, **OPTIONS)
+    P = np.asarray(model.P)
     np.testing.assert_allclose(
-        model.P @ model.P.mT, np.broadcast_to(np.eye(6), (3, 6, 6)), atol=1e-5
+        P @ np.swapaxes(P, 1, 2), np.broadcast_to(np.eye(6), (3, 6, 6)), atol=1e-5
     )
-    xs = jax.random.normal(KEY, (20_000, 4), jnp.float32)
+    xs = jax.random.normal(KEY, (5_000, 4), jnp.float32)
     states = run(model, None, xs, return_states=True)[2]
     norms = np.mean(np.sum(np.square(np.abs(states[100:])), axis=2), axis=0)
-    np.testing.assert_allclose(norms, 1, rtol=0.05)
+    np.testing.assert_allclose(norms, 1, rtol=0.1)
 
 
-@pytest.mark.parametrize("decay", [[1.0, 1, 1], [0.9, 0.5, 0], [0.7, -0.5, 1.1]])
 @pytest.mark.parametrize("parallel", [True, False])
-def test_nmax(decay, parallel):
+def test_nmax(parallel):
+    decay = [1.0, 0.7, -0.5]
     model = NMax(F, parallel=parallel, dtype=jnp.float32)
     model = jax.tree.map(lambda _: jnp.asarray(decay, jnp.float32), model)
     used = np.maximum(decay, 0)
@@ -202,7 +201,7 @@ def test_nmax(decay, parallel):
     def readout(h, x):
         return h / h.sum() if h.any() else h
 
-    for xs in (XS, -np.abs(XS)):
+    for xs in (XS, -np.abs(XS)):  # where nothing is positive, everything stays zero
         expected = loop(lambda h, x: np.maximum(used * h, x), readout, np.zeros(F), xs)
         assert_equation(model, expected, xs)
 
@@ -234,7 +233,7 @@ def windows(size, xs, reset):
         yield np.stack(seen)
 
 
-@pytest.mark.parametrize("size", [1, 4, 40])
+@pytest.mark.parametrize("size", [4, 40])
 def test_stack(size):
     model = Stack(F, size, 2, **OPTIONS)
     G, c = np.asarray(model.G, float), np.asarray(model.c, float)
@@ -246,8 +245,10 @@ def test_stack(size):
 
 
 # Sequences of several blocks, of less than one, and of windows longer than the sequence.
-@pytest.mark.parametrize("position", [None, "rope", "alibi"])
-@pytest.mark.parametrize(("size", "length"), [(7, 150), (70, 160), (40, 30)])
+@pytest.mark.parametrize(
+    ("position", "size", "length"),
+    [(None, 7, 150), ("rope", 7, 150), ("alibi", 70, 160), ("rope", 40, 30)],
+)
 def test_windowed_attention(position, size, length):
     model = WindowedAttention(F, size, 4, 2, position=position, **OPTIONS)
     xs = np.asarray(jax.random.normal(KEY, (length, F), jnp.float32))
@@ -280,8 +281,9 @@ def test_attention_sees_nan_for_as_long_as_it_is_in_the_window():
     np.testing.assert_array_equal(np.flatnonzero(bad), np.arange(62, 65))
 
 
-@pytest.mark.parametrize("model", [Stack(F, 30, **OPTIONS), WindowedAttention(F, 30, **OPTIONS)])
-def test_windows_are_not_made(model):
+@pytest.mark.parametrize("layer", [Stack, WindowedAttention])
+def test_windows_are_not_made(layer):
+    model = layer(F, 30, **OPTIONS)
     xs = jnp.zeros((1000, F), jnp.float32)
 
     def loss(model, xs):
