@@ -1,6 +1,6 @@
 """The model zoo: Equinox modules on `fastscan`'s scans, all with the interface of `Layer`."""
 
-from fastscan.models import cells, gated, linear_attention, state_space
+from fastscan.models import cells, gated, linear_attention, memoroids, state_space
 from fastscan.models.backbone import FeedForwardBlock, ResidualBackbone, ResidualBlock
 from fastscan.models.cell import Cell
 from fastscan.models.cells import (
@@ -36,6 +36,18 @@ from fastscan.models.linear_attention import (
 )
 from fastscan.models.linear_recurrence import LinearRecurrence
 from fastscan.models.memoroid import Memoroid
+from fastscan.models.memoroids import (
+    DLSE,
+    FFM,
+    MLP,
+    S6,
+    LinearRNN,
+    NMax,
+    PSpherical,
+    RotRNN,
+    Stack,
+    WindowedAttention,
+)
 from fastscan.models.multi_head import MultiHead
 from fastscan.models.pooling import Encoder, RunningMean
 from fastscan.models.registry import available, make
@@ -49,6 +61,7 @@ __all__ = [
     "Chain",
     "ClockworkRNN",
     "CoRNN",
+    "DLSE",
     "DeltaNet",
     "DeltaProduct",
     "Elman",
@@ -56,6 +69,7 @@ __all__ = [
     "Entry",
     "ExpRNN",
     "FART",
+    "FFM",
     "FWP",
     "FeedForwardBlock",
     "GDN",
@@ -68,34 +82,43 @@ __all__ = [
     "LSTM",
     "Layer",
     "LinearAttention",
+    "LinearRNN",
     "LinearRecurrence",
     "LipschitzRNN",
     "MGU",
+    "MLP",
     "Mamba",
     "Memoroid",
     "MinGRU",
     "MinLSTM",
     "MultiHead",
+    "NMax",
     "Noncausal",
     "Operands",
+    "PSpherical",
     "Pointwise",
     "RGLRU",
     "RecurrentCell",
     "ResidualBackbone",
     "ResidualBlock",
+    "RotRNN",
     "RunningMean",
     "S4D",
     "S5",
+    "S6",
     "ShortConvolution",
     "Spherical",
+    "Stack",
     "TTTLinear",
     "TiedGRU",
     "UnitaryRNN",
     "WilsonCowan",
+    "WindowedAttention",
     "available",
     "cells",
     "gated",
     "linear_attention",
     "make",
+    "memoroids",
     "state_space",
 ]

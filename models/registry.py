@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from fastscan.models import cells, gated, linear_attention, state_space
+from fastscan.models import cells, gated, linear_attention, memoroids, state_space
 from fastscan.models.backbone import ResidualBackbone
 from fastscan.models.entry import Entry
 from fastscan.models.layer import Layer
@@ -15,6 +15,7 @@ _ENTRIES = (
     *state_space.ENTRIES,
     *gated.ENTRIES,
     *linear_attention.ENTRIES,
+    *memoroids.ENTRIES,
     *cells.ENTRIES,
 )
 

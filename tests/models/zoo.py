@@ -39,6 +39,11 @@ SMALL = {entry.name: CELL for entry in cells.ENTRIES} | {
     "gdn": HEADS,
     "deltaproduct": HEADS,
     "ttt-linear": HEADS,
+    "ffm": {"trace_size": 2, "context_size": 2},
+    "pspherical": {"state_size": 4},
+    "rotrnn": {"num_heads": 2, "head_size": 4},
+    "dlse": {"state_size": 4, "output_size": FEATURES},
+    "windowed-attention": {"window_size": 5, "state_size": 4, "position": "rope"},
 }
 
 
