@@ -1,6 +1,14 @@
 """The model zoo: Equinox modules on `fastscan`'s scans, all with the interface of `Layer`."""
 
-from fastscan.models import cells, gated, linear_attention, memoroids, state_space
+from fastscan.models import (
+    cells,
+    convert,
+    gated,
+    linear_attention,
+    memoroids,
+    state_space,
+    wrappers,
+)
 from fastscan.models.backbone import FeedForwardBlock, ResidualBackbone, ResidualBlock
 from fastscan.models.cell import Cell
 from fastscan.models.cells import (
@@ -28,10 +36,16 @@ from fastscan.models.linear_attention import (
     FART,
     FWP,
     GDN,
+    GLA,
+    HGRN2,
+    MLSTM,
+    RWKV6,
     DeltaNet,
     DeltaProduct,
     LinearAttention,
+    Mamba2,
     Operands,
+    RetNet,
     TTTLinear,
 )
 from fastscan.models.linear_recurrence import LinearRecurrence
@@ -53,9 +67,20 @@ from fastscan.models.pooling import Encoder, RunningMean
 from fastscan.models.registry import available, make
 from fastscan.models.short_convolution import ShortConvolution
 from fastscan.models.state_space import LRU, S4D, S5, BidirectionalS5, Mamba
+from fastscan.models.wrappers import (
+    RNN,
+    Activated,
+    Autoregressive,
+    Bidirectional,
+    ReservoirComputer,
+    RunningMean,
+)
 
 __all__ = [
+    "Activated",
     "AntisymmetricRNN",
+    "Autoregressive",
+    "Bidirectional",
     "BidirectionalS5",
     "Cell",
     "Chain",
@@ -73,10 +98,12 @@ __all__ = [
     "FWP",
     "FeedForwardBlock",
     "GDN",
+    "GLA",
     "GRU",
     "GatedLinearRNN",
     "Griffin",
     "HGRN",
+    "HGRN2",
     "IndRNN",
     "LRU",
     "LSTM",
@@ -87,7 +114,9 @@ __all__ = [
     "LipschitzRNN",
     "MGU",
     "MLP",
+    "MLSTM",
     "Mamba",
+    "Mamba2",
     "Memoroid",
     "MinGRU",
     "MinLSTM",
@@ -98,9 +127,13 @@ __all__ = [
     "PSpherical",
     "Pointwise",
     "RGLRU",
+    "RNN",
+    "RWKV6",
     "RecurrentCell",
+    "ReservoirComputer",
     "ResidualBackbone",
     "ResidualBlock",
+    "RetNet",
     "RotRNN",
     "RunningMean",
     "S4D",
@@ -116,9 +149,11 @@ __all__ = [
     "WindowedAttention",
     "available",
     "cells",
+    "convert",
     "gated",
     "linear_attention",
     "make",
     "memoroids",
     "state_space",
+    "wrappers",
 ]

@@ -17,15 +17,16 @@ from fastscan.models import (
     RunningMean,
     available,
     cells,
+    linear_attention,
 )
 from fastscan.models import make as make_model
 
 FEATURES = 3
 OPTIONS = {"r_min": 0.5, "r_max": 0.99, "dtype": jnp.float32}
 # Sizes that differ from the number of features, so that a mixed-up axis is an error.
-HEADS = {"key_size": 5, "value_size": 3, "num_heads": 2, "dtype": jnp.float32}
+HEADS = {"key_size": 5, "value_size": 3, "num_heads": 2}
 CELL = {"state_size": 4, "output_size": FEATURES}
-SMALL = {entry.name: CELL for entry in cells.ENTRIES} | {
+SMALL = {
     "lru": {"state_size": 6, **OPTIONS},
     "s4d": {"state_size": 8, "dt_min": 0.05, "dt_max": 0.5},
     "s5": {"state_size": 8, "blocks": 2, "dt_min": 0.05, "dt_max": 0.5},
@@ -33,17 +34,14 @@ SMALL = {entry.name: CELL for entry in cells.ENTRIES} | {
     "gated-linear-rnn": {"hidden_size": 4},
     "hgrn": {"state_size": 4, "lower_bound": 0.3},
     "griffin": {"hidden_size": 4, "blocks": 2},
-    "fart": HEADS,
-    "fwp": HEADS,
-    "deltanet": HEADS,
-    "gdn": HEADS,
-    "deltaproduct": HEADS,
-    "ttt-linear": HEADS,
+    **{entry.name: HEADS for entry in linear_attention.ENTRIES},
+    "mamba2": {"state_size": 5, "head_size": 3},
     "ffm": {"trace_size": 2, "context_size": 2},
     "pspherical": {"state_size": 4},
     "rotrnn": {"num_heads": 2, "head_size": 4},
     "dlse": {"state_size": 4, "output_size": FEATURES},
     "windowed-attention": {"window_size": 5, "state_size": 4, "position": "rope"},
+    **{entry.name: CELL for entry in cells.ENTRIES},
 }
 
 
