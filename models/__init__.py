@@ -73,7 +73,6 @@ from fastscan.models.wrappers import (
     Autoregressive,
     Bidirectional,
     ReservoirComputer,
-    RunningMean,
 )
 
 __all__ = [

@@ -27,6 +27,7 @@ from fastscan.models.convert.rnn_jax_parameters import (
     with_arrays,
 )
 from fastscan.models.layer import Layer
+from fastscan.models.pooling import RunningMean
 from fastscan.models.state_space import LRU
 from fastscan.models.wrappers import (
     RNN,
@@ -34,7 +35,6 @@ from fastscan.models.wrappers import (
     Autoregressive,
     Bidirectional,
     ReservoirComputer,
-    RunningMean,
 )
 
 
@@ -224,7 +224,7 @@ def _deep_ssm(p: Parameters, o: Options) -> Layer:
     if pool not in ("none", "mean", "last"):
         raise ValueError(f"pool_method must be 'none', 'mean' or 'last', got {pool!r}")
     if pool == "mean":
-        layers.append(RunningMean(layers[-1].output_size))
+        layers.append(RunningMean(layers[-1].output_size, dtype=jnp.float32))
     if "out_projection/weight" in p:
         layers.append(_projection(p, "out_projection/"))
     return Chain(layers)

@@ -2,7 +2,6 @@
 
 from fastscan.models.wrappers.autoregressive import Autoregressive
 from fastscan.models.wrappers.bidirectional import Bidirectional
-from fastscan.models.wrappers.pooling import RunningMean
 from fastscan.models.wrappers.reservoir import ReservoirComputer
 from fastscan.models.wrappers.rnn import RNN, Activated
 
@@ -12,5 +11,4 @@ __all__ = [
     "Autoregressive",
     "Bidirectional",
     "ReservoirComputer",
-    "RunningMean",
 ]

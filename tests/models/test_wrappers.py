@@ -14,7 +14,6 @@ from fastscan.models.wrappers import (
     Autoregressive,
     Bidirectional,
     ReservoirComputer,
-    RunningMean,
 )
 from tests.models.zoo import run
 
@@ -142,12 +141,3 @@ def test_reservoir_errors():
         model.fit_readout(XS, XS)
     with pytest.raises(ValueError, match="ridge=-1"):
         model.fit_readout(XS, XS[:, :2], ridge=-1)
-
-
-def test_running_mean_starts_anew_at_a_reset():
-    model = RunningMean(3)
-    carry, before = run(model, None, XS[:7], reset=RESET[:7])
-    _, after = run(model, carry, XS[7:], reset=RESET[7:])
-    expected = [np.cumsum(XS[s], 0) / np.arange(1, s.stop - s.start + 1)[:, None] for s in SEGMENTS]
-    ys = np.concatenate([before, after])
-    np.testing.assert_allclose(ys, np.concatenate(expected), rtol=1e-5, atol=1e-6)
