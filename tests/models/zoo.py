@@ -106,9 +106,21 @@ def make(name: str) -> Layer:
     return MAKERS[name](jax.random.key(7))
 
 
-# All tests of a model in one process: they share its compiled programs.
+# One or two of each kind, for every save; the others are marked slow.
+QUICK = {
+    "lru", "s4d", "mamba", "gated-linear-rnn", "fart", "deltanet", "mlstm", "ffm", "nmax",
+    "windowed-attention", "lstm", "clockwork", "block-half-glu", "backbone-pooled-heads",
+}  # fmt: skip
+
+
+def _marks(name):
+    # All tests of a model in one process: they share its compiled programs.
+    group = pytest.mark.xdist_group(name)
+    return group if name in QUICK else (group, pytest.mark.slow)
+
+
 every_model = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MAKERS]
+    "name", [pytest.param(name, marks=_marks(name)) for name in MAKERS]
 )
 
 
