@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from fastscan import models
 from fastscan.bench import environment, packages
-from fastscan.bench.packages import Size, arrays
+from fastscan.bench.packages import Size, arrays, each_sequence
 from fastscan.bench.table import markdown, seconds
 from fastscan.models import convert
 
@@ -110,7 +110,7 @@ def _differentiable(model: models.Layer) -> tuple[Any, Loss]:
 
     def loss(parameters: Any, x: jax.Array, start: jax.Array) -> jax.Array:
         model = eqx.combine(parameters, static)
-        _, y = jax.vmap(lambda x, start: model(None, x, reset=start))(x, start)
+        _, y = each_sequence(lambda x, start: model(None, x, reset=start), x, start)
         return jnp.mean(y**2)
 
     return parameters, loss
