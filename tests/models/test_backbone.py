@@ -174,3 +174,17 @@ def test_models_by_name():
         make_model("transformer")
     with pytest.raises(ValueError, match="num_heads=3 must divide hidden_size=4"):
         make_model("lru", num_heads=3)
+
+
+def test_bidirectional_by_name():
+    model = models.make(
+        "lru", input_size=FEATURES, hidden_size=4, output_size=2, bidirectional=True, key=KEY
+    )
+    reset = jnp.zeros(9, bool).at[4].set(True)
+    ys = run(model, None, XS, reset=reset)[1]
+    # Within its segment an output depends on all steps, and on none of another segment.
+    other = run(model, None, XS.at[3].add(1), reset=reset)[1]
+    assert np.all(ys[:4] != other[:4])
+    np.testing.assert_array_equal(ys[4:], other[4:])
+    with pytest.raises(ValueError, match="Bidirectional reads a sequence in both directions"):
+        model.step(None, XS[0])
