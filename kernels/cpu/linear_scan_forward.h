@@ -16,6 +16,8 @@ constexpr int64_t kForwardTurnBytes = 256;
 // they lie too far apart for processors to foresee them. From a cache, asking costs more than it
 // saves.
 constexpr int64_t kAheadSteps = 2;
+// States of this size stay in the first-level cache beside what streams through it.
+constexpr int64_t kNearBytes = 1 << 13;
 
 // The same K registers of N channels each in R rows, from step `begin` to step `end`, all tiles of
 // `block` steps before the next.
@@ -131,7 +133,8 @@ void ForwardByTurns(const ForwardRow* rows, int count) {
   const int64_t steps = rows[0].steps, lanes = rows[0].lanes;
   const bool down = rows[0].h.step < 0;
   const bool from_memory = count == 1 && rows[0].past_caches;
-  const int64_t wide_steps = from_memory ? kAheadSteps : count == 1 ? 1 : kWideSteps;
+  const bool near = count == 1 && lanes * kBytes<E> <= kNearBytes;
+  const int64_t wide_steps = from_memory ? kAheadSteps : near ? 1 : kWideSteps;
   const int64_t block =
       BlockSteps<E, kForwardRegisters>(steps, lanes, count, kForwardTurnBytes, wide_steps);
   const int64_t ahead = from_memory && lanes * kBytes<E> > kStateBytes ? kAheadSteps : 0;
