@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kBackwardRegisters = 4;
 constexpr int64_t kBackwardTurnBytes = 2048;
-constexpr int64_t kBackwardShortBytes = 1024;
 
 // What a tile does with the cotangent of a.
 enum class Gradient {
@@ -21,11 +20,12 @@ enum class Gradient {
   kTotal,  // adds it up over its steps
 };
 
-// K registers of N channels each, from step `end` down to step `begin`.
+// K registers of N channels each, from step `end` down to step `begin`, all tiles of `block` steps
+// before those of the next.
 template <class E, Gradient gradient>
 struct BackwardTile {
   const BackwardRow& row;
-  int64_t begin, end;
+  int64_t begin, end, block;
 
   template <int N, int K>
   void Run(int64_t lane, int64_t count, int64_t hop) const {
@@ -51,96 +51,112 @@ struct BackwardTile {
     const int64_t g_lane = row.g.lane, a_lane = row.a.lane, past_lane = row.h.lane;
     const int64_t reset_lane = row.reset.lane, da_lane = row.da.lane;
     const bool past_caches = row.past_caches, overwrite = row.overwrite;
-    const bool from_start = begin == 0 && row.before != nullptr;
-    const int64_t steps = end - begin - from_start;
     // Of a sum over the channels, only the first tile finds nothing.
     const int64_t first_lane = row.dx.step > 0 ? row.lanes - N * K : 0;
 
-    for (; count > 0; --count, lane += hop) {
-      const Storage *g = first_g, *a = first_a, *past = first_past;
-      const uint8_t* reset = first_reset;
-      Storage* dx = first_dx;
-      char* da = first_da;
-      const bool add = !(overwrite && (da_lane != 0 || lane == first_lane));
-      Lanes<E, N> state[K], total[K] = {};
-      LoadStates<E, N, K>(row.state, lane, state);
+    for (int64_t to = end; to > begin; to -= block) {
+      const int64_t from = to - block > begin ? to - block : begin;
+      const bool from_start = from == 0 && row.before != nullptr;
+      const int64_t steps = to - from - from_start;
+      const Storage *tile_g = first_g, *tile_a = first_a, *tile_past = first_past;
+      const uint8_t* tile_reset = first_reset;
+      Storage* tile_dx = first_dx;
+      char* tile_da = first_da;
+      int64_t tile_lane = lane;
+      for (int64_t tiles = count; tiles > 0; --tiles) {
+        const Storage *g = tile_g, *a = tile_a, *past = tile_past;
+        const uint8_t* reset = tile_reset;
+        Storage* dx = tile_dx;
+        char* da = tile_da;
+        const bool add = !(overwrite && (da_lane != 0 || tile_lane == first_lane));
+        Lanes<E, N> state[K], total[K] = {};
+        LoadStates<E, N, K>(row.state, tile_lane, state);
 
-      // One step; `h` is the state before it.
-      const auto step = [&](const Lanes<E, N>(&h)[K]) __attribute__((always_inline)) {
-        Lanes<E, N> lambda[K], now[K];
-        LoadTile<E, N, K>(g, g_lane, lambda);
-        Unroll<K>([&](auto k) __attribute__((always_inline)) { lambda[k] += state[k]; });
-        StoreTile<E, N, K>(dx, lambda, past_caches);
-        if (reset_lane == 0 && *reset) {
-          Unroll<K>([&](auto k) __attribute__((always_inline)) {
-            state[k] = now[k] = Lanes<E, N>{};
-          });
-        } else {
-          LoadTile<E, N, K>(a, a_lane, state);
-          Unroll<K>([&](auto k) __attribute__((always_inline)) {
-            state[k] = Multiply<E, N>(state[k], lambda[k]);
-            if constexpr (kWithDecay) now[k] = Multiply<E, N>(lambda[k], h[k]);
-            if (reset_lane != 0) {
-              state[k] = ZeroWhere<E, N>(reset + k * N, state[k]);
-              if constexpr (kWithDecay) now[k] = ZeroWhere<E, N>(reset + k * N, now[k]);
-            }
-          });
-        }
-        if constexpr (gradient == Gradient::kTotal) {
-          Unroll<K>([&](auto k) __attribute__((always_inline)) { total[k] += now[k]; });
-        } else if constexpr (gradient == Gradient::kEach) {
-          if (stored) {
-            StoreTile<E, N, K>(reinterpret_cast<Storage*>(da), now, past_caches);
-          } else if (da_lane != 0) {
+        // One step; `h` is the state before it.
+        const auto step = [&](const Lanes<E, N>(&h)[K]) __attribute__((always_inline)) {
+          Lanes<E, N> lambda[K], now[K];
+          LoadTile<E, N, K>(g, g_lane, lambda);
+          Unroll<K>([&](auto k) __attribute__((always_inline)) { lambda[k] += state[k]; });
+          StoreTile<E, N, K>(dx, lambda, past_caches);
+          if (reset_lane == 0 && *reset) {
             Unroll<K>([&](auto k) __attribute__((always_inline)) {
-              if (add) now[k] += LoadState<E, N>(da, k * N);
-              StoreState<E, N>(da, k * N, now[k]);
+              state[k] = now[k] = Lanes<E, N>{};
             });
           } else {
-            auto over_lanes = SumTile<E, N, K>(now);
-            if (add) over_lanes += LoadState<E, 1>(da, 0);
-            StoreState<E, 1>(da, 0, over_lanes);
+            LoadTile<E, N, K>(a, a_lane, state);
+            Unroll<K>([&](auto k) __attribute__((always_inline)) {
+              state[k] = Multiply<E, N>(state[k], lambda[k]);
+              if constexpr (kWithDecay) now[k] = Multiply<E, N>(lambda[k], h[k]);
+              if (reset_lane != 0) {
+                state[k] = ZeroWhere<E, N>(reset + k * N, state[k]);
+                if constexpr (kWithDecay) now[k] = ZeroWhere<E, N>(reset + k * N, now[k]);
+              }
+            });
           }
-          da -= da_step;
-        }
-        g -= g_step;
-        a -= a_step;
-        dx -= dx_step;
-        reset -= reset_step;
-      };
+          if constexpr (gradient == Gradient::kTotal) {
+            Unroll<K>([&](auto k) __attribute__((always_inline)) { total[k] += now[k]; });
+          } else if constexpr (gradient == Gradient::kEach) {
+            if (stored) {
+              StoreTile<E, N, K>(reinterpret_cast<Storage*>(da), now, past_caches);
+            } else if (da_lane != 0) {
+              Unroll<K>([&](auto k) __attribute__((always_inline)) {
+                if (add) now[k] += LoadState<E, N>(da, k * N);
+                StoreState<E, N>(da, k * N, now[k]);
+              });
+            } else {
+              auto over_lanes = SumTile<E, N, K>(now);
+              if (add) over_lanes += LoadState<E, 1>(da, 0);
+              StoreState<E, 1>(da, 0, over_lanes);
+            }
+            da -= da_step;
+          }
+          g -= g_step;
+          a -= a_step;
+          dx -= dx_step;
+          reset -= reset_step;
+        };
 
-      Lanes<E, N> h[K] = {};
-      for (int64_t t = 0; t < steps; ++t) {
-        if constexpr (kWithDecay) {
-          LoadTile<E, N, K>(past, past_lane, h);
-          past -= past_step;
+        Lanes<E, N> h[K] = {};
+        for (int64_t t = 0; t < steps; ++t) {
+          if constexpr (kWithDecay) {
+            LoadTile<E, N, K>(past, past_lane, h);
+            past -= past_step;
+          }
+          step(h);
         }
-        step(h);
-      }
-      if (from_start) {
-        const auto* before = static_cast<const Scalar*>(row.before);
-        Unroll<K>([&](auto k) __attribute__((always_inline)) {
-          h[k] = row.before_lane != 0 ? LoadState<E, N>(before, lane + k * N) : Splat<E, N>(before);
-        });
-        step(h);
-      }
-
-      StoreStates<E, N, K>(row.state, lane, state);
-      if constexpr (gradient == Gradient::kTotal) {
-        if (da_lane != 0) {
+        if (from_start) {
+          const auto* before = static_cast<const Scalar*>(row.before);
           Unroll<K>([&](auto k) __attribute__((always_inline)) {
-            StoreState<E, N>(da, k * N, LoadState<E, N>(da, k * N) + total[k]);
+            h[k] = row.before_lane != 0 ? LoadState<E, N>(before, tile_lane + k * N)
+                                        : Splat<E, N>(before);
           });
-        } else {
-          StoreState<E, 1>(da, 0, LoadState<E, 1>(da, 0) + SumTile<E, N, K>(total));
+          step(h);
         }
+
+        StoreStates<E, N, K>(row.state, tile_lane, state);
+        if constexpr (gradient == Gradient::kTotal) {
+          if (da_lane != 0) {
+            Unroll<K>([&](auto k) __attribute__((always_inline)) {
+              StoreState<E, N>(da, k * N, LoadState<E, N>(da, k * N) + total[k]);
+            });
+          } else {
+            StoreState<E, 1>(da, 0, LoadState<E, 1>(da, 0) + SumTile<E, N, K>(total));
+          }
+        }
+        tile_g += hop * g_lane * P;
+        tile_a += hop * a_lane * P;
+        if constexpr (kWithDecay) tile_past += hop * past_lane * P;
+        tile_dx += hop * P;
+        tile_reset += hop * reset_lane;
+        tile_da += hop * da_lane * da_bytes;
+        tile_lane += hop;
       }
-      first_g += hop * g_lane * P;
-      first_a += hop * a_lane * P;
-      if constexpr (kWithDecay) first_past += hop * past_lane * P;
-      first_dx += hop * P;
-      first_reset += hop * reset_lane;
-      first_da += hop * da_lane * da_bytes;
+      first_g -= (to - from) * g_step;
+      first_a -= (to - from) * a_step;
+      if constexpr (kWithDecay) first_past -= (to - from) * past_step;
+      first_dx -= (to - from) * dx_step;
+      first_reset -= (to - from) * reset_step;
+      first_da -= (to - from) * da_step;
     }
   }
 };
@@ -199,13 +215,13 @@ bool BackwardAlongTime(const BackwardRow& row, int64_t begin, int64_t end) {
                      Store<E, Along::N>(Along::First(dx, t), now.Sum());
                    });
     if (!finite) {
-      BackwardTile<E, gradient>{row, end - to, end - done}.template Run<1, 1>(0, 1, 1);
+      BackwardTile<E, gradient>{row, end - to, end - done, kSteps}.template Run<1, 1>(0, 1, 1);
     } else if constexpr (gradient != Gradient::kNone) {
       GradientAlongTime<E, gradient, !down>(row, end - to, end - done);
     }
   }
   if (begin + whole < end) {
-    BackwardTile<E, gradient>{row, begin, end - whole}.template Run<1, 1>(0, 1, 1);
+    BackwardTile<E, gradient>{row, begin, end - whole, kSteps}.template Run<1, 1>(0, 1, 1);
   }
   return true;
 }
@@ -227,12 +243,20 @@ void BackwardByTurns(const BackwardRow* rows, int count, int64_t begin, int64_t 
     }
   }
   const bool down = rows[0].dx.step > 0;
-  const int64_t block = BlockSteps<E, kBackwardRegisters, kBackwardShortBytes>(
+  // A block of sums over time reads and writes the sums too.
+  constexpr int64_t kShortBytes = gradient == Gradient::kTotal ? 1024 : 512;
+  const int64_t block = BlockSteps<E, kBackwardRegisters, kShortBytes>(
       end - begin, lanes, count, kBackwardTurnBytes);
+  // All blocks at once, if there is a tile that fits everywhere.
+  if (count == 1 && ForEqualTiles<E, kBackwardRegisters>(
+                        lanes, down, BackwardTile<E, gradient>{rows[0], begin, end, block})) {
+    return;
+  }
   for (int64_t to = end; to > begin; to -= block) {
     const int64_t from = to - block > begin ? to - block : begin;
     for (int r = 0; r < count; ++r) {
-      ForTiles<E, kBackwardRegisters>(lanes, down, BackwardTile<E, gradient>{rows[r], from, to});
+      ForTiles<E, kBackwardRegisters>(lanes, down,
+                                      BackwardTile<E, gradient>{rows[r], from, to, block});
     }
   }
 }

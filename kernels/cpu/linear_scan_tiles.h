@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "linear_scan_loops.h"
 #include "vector.h"
@@ -134,6 +135,23 @@ inline void ForTiles(int64_t lanes, bool down, const Tile& tile) {
     ForWhole<W, K, 2>(0, whole, down, tile);
     if (!down) ForTail<W / 2>(whole, lanes, down, tile);
   }
+}
+
+// The same with a single call, where tiles of at least half of K registers cover all channels; else
+// false, and nothing is called.
+template <class E, int K, class Tile>
+inline bool ForEqualTiles(int64_t lanes, bool down, const Tile& tile) {
+  const auto fits = [&](auto k) {
+    constexpr int64_t wide = decltype(k)::value * kWidth<E>;
+    if (lanes % wide != 0) return false;
+    tile.template Run<kWidth<E>, decltype(k)::value>(down ? lanes - wide : 0, lanes / wide,
+                                                     down ? -wide : wide);
+    return true;
+  };
+  constexpr int kWide = kIsHalf<E> ? 4 : K;
+  if (fits(std::integral_constant<int, kWide>())) return true;
+  if constexpr (!kIsHalf<E>) return fits(std::integral_constant<int, K / 2>());
+  return false;
 }
 
 // The same for the few channels of a narrow row.
