@@ -159,7 +159,7 @@ class _Operator:
         # Another number of elements shows whether `fn` does the same for every number of them.
         few = _DRAWN if self.count != _DRAWN else _DRAWN + 1
         small = self.retrace(few)
-        texts = str(self.closed), str(small)
+        texts = _text(self.closed), _text(small)
         if len({_shape_of(text, self.count, few) for text in texts}) > 1:
             raise Unrecognised(f"fn does not do the same for {self.count} and for {few} elements")
         digest = hashlib.sha256(f"{self.axis} {texts}".encode())
@@ -177,6 +177,29 @@ class _Operator:
 
 _checked: dict[bytes, str | None] = {}
 """What the check found, by the digest of a jaxpr: why it is not recognised, or None."""
+
+
+def _text(closed: Any) -> str:
+    """A jaxpr as text. JAX's own, which also has to be read, takes several times as long."""
+    names: dict[Any, str] = {}
+
+    def text(atom: Any) -> str:
+        if hasattr(atom, "val"):
+            return f"{atom.val}:{atom.aval.str_short()}"
+        if atom not in names:
+            names[atom] = f"v{len(names)}:{atom.aval.str_short()}"
+        return names[atom]
+
+    def equation(eqn: Any) -> str:
+        sides = f"{[*map(text, eqn.outvars)]} = {[*map(text, eqn.invars)]}"
+        # Other operations have functions among their parameters, of which JAX knows the names.
+        known = eqn.primitive.name in evaluation.OPERATIONS
+        return f"{sides} {eqn.primitive.name}{eqn.params}" if known else f"{sides} {eqn}"
+
+    jaxpr = closed.jaxpr
+    variables = [*map(text, (*jaxpr.constvars, *jaxpr.invars))]
+    lines = [equation(eqn) for eqn in jaxpr.eqns]
+    return f"{variables} {lines} {[*map(text, jaxpr.outvars)]}"
 
 
 def _shape_of(text: str, *counts: int) -> str:
@@ -233,7 +256,7 @@ def _disagreement(closed: Any, axis: int) -> str | None:
     """Why the operator on a few elements is not the recurrences found in it, or None."""
     avals = closed.in_avals[: len(closed.in_avals) // 2]
     interpreter = Interpreter(np, evaluation.equation, [aval.ndim for aval in avals])
-    flags: frozenset[int] = frozenset()
+    flags: set[int] = set()
     why = "no random elements were found on which fn is finite"
     for seed in range(6):
         rng, positive = np.random.default_rng(seed), seed % 2 == 1
@@ -246,56 +269,58 @@ def _disagreement(closed: Any, axis: int) -> str | None:
         elements = [_draw(rng, aval, positive, i in flags, axis) for i, aval in enumerate(avals)]
         states = recurrences.states(interpreter, drawn, axis, elements, recurrences.Loops(axis))
         products = _products(drawn, elements, axis)
-        if not all(np.isfinite(leaf).all() for _, product in products for leaf in product):
+        if not all(np.isfinite(product).all() for product in products):
             continue
-        wrong = {
+        wrong = [
             i
-            for step, product in products
-            for i, leaf in enumerate(product)
-            if not np.allclose(states[i].take(step, axis), leaf, rtol=1e-8, atol=1e-10)
-        }
+            for i, (product, state) in enumerate(zip(products, states, strict=True))
+            if not np.allclose(state.take(_LAST, axis), product, rtol=1e-8, atol=1e-10)
+        ]
         if not wrong:
             return None
-        why = f"leaf {min(wrong)}: fn is not associative"
+        why = f"leaf {wrong[0]}: fn is not associative"
         # Where flags are numbers, an operator that multiplies by them is associative on zeros and
         # ones alone. Flags are what is combined as c + d - c * d.
-        first, second = ([leaf.take(step, axis) for leaf in elements] for step in (0, 1))
-        found = frozenset(
-            i
-            for i, (product, c, d) in enumerate(zip(products[0][1], first, second, strict=True))
-            if avals[i].dtype != bool and np.allclose(product, c + d - c * d)
-        )
+        found = set()
+        for i, (leaf, product) in enumerate(zip(elements, products, strict=True)):
+            c, d = leaf.take(0, axis), leaf.take(1, axis)
+            if leaf.dtype != bool and np.allclose(product.take(0, axis), c + d - c * d):
+                found.add(i)
         if found <= flags:
             return why
         flags = found
     return why
 
 
-def _products(
-    closed: Any, elements: Sequence[np.ndarray], axis: int
-) -> list[tuple[int, list[np.ndarray]]]:
-    """Products of the first elements, bracketed in several ways, each with its last step."""
+_ROUNDS = (
+    {"01": ("0", "1"), "12": ("1", "2"), "23": ("2", "3"),
+     "45": ("4", "5"), "56": ("5", "6"), "67": ("6", "7")},
+    {"(01)2": ("01", "2"), "0(12)": ("0", "12"), "0123": ("01", "23"),
+     "4(56)": ("4", "56"), "4567": ("45", "67")},
+    {"((01)2)3": ("(01)2", "3"), "(0(12))3": ("0(12)", "3"), "01234": ("0123", "4"),
+     "012345": ("0123", "45"), "0123(4(56))": ("0123", "4(56)"), "01234567": ("0123", "4567")},
+)  # fmt: skip
+"""What is combined with what: products of the first elements, bracketed in several ways."""
+
+_COMPARED = [name for pairs in _ROUNDS for name in pairs if name.replace("(", "")[0] == "0"]
+_LAST = [int(name.replace(")", "")[-1]) for name in _COMPARED]
+"""The products that begin with the first element, and the last element in each."""
+
+
+def _products(closed: Any, elements: Sequence[np.ndarray], axis: int) -> list[np.ndarray]:
+    """For each leaf its products, in the order of _COMPARED."""
     lanes = elements[0].shape[axis]
-    e = [[leaf.take(i, axis) for leaf in elements] for i in range(lanes)]
-
-    def fn(*pairs: tuple[list[np.ndarray], list[np.ndarray]]) -> list[list[np.ndarray]]:
-        filled = [*pairs, *[(e[0], e[1])] * (lanes - len(pairs))]
-        sides = [pair[0] for pair in filled], [pair[1] for pair in filled]
-        operands = [np.stack(leaf, axis) for side in sides for leaf in zip(*side, strict=True)]
+    places = {str(i): i for i in range(lanes)}
+    pool = list(elements)
+    for pairs in _ROUNDS:
+        # The operator is that of as many pairs as there are elements.
+        filled = [*pairs.values(), *[("0", "1")] * (lanes - len(pairs))]
+        sides = [[places[name] for name in side] for side in zip(*filled, strict=True)]
+        operands = [leaf.take(side, axis) for side in sides for leaf in pool]
         results = evaluation.jaxpr(closed, operands)
-        return [[leaf.take(i, axis) for leaf in results] for i in range(len(pairs))]
-
-    e01, e12, e23, e45, e56, e67 = fn(*((e[i], e[i + 1]) for i in (0, 1, 2, 4, 5, 6)))
-    e012, e0_12, half, e4_56, e45_67 = fn(
-        (e01, e[2]), (e[0], e12), (e01, e23), (e[4], e56), (e45, e67)
-    )
-    e0123, e0_12_3, to_4, to_5, to_6, to_7 = fn(
-        (e012, e[3]), (e0_12, e[3]), (half, e[4]), (half, e45), (half, e4_56), (half, e45_67)
-    )
-    return [
-        (1, e01), (2, e012), (2, e0_12), (3, half), (3, e0123), (3, e0_12_3),
-        (4, to_4), (5, to_5), (6, to_6), (7, to_7),
-    ]  # fmt: skip
+        places |= {name: pool[0].shape[axis] + i for i, name in enumerate(pairs)}
+        pool = [np.concatenate(pair, axis) for pair in zip(pool, results, strict=True)]
+    return [leaf.take([places[name] for name in _COMPARED], axis) for leaf in pool]
 
 
 # ---- patch -----------------------------------------------------------------------------------
