@@ -190,16 +190,18 @@ def _text(closed: Any) -> str:
             names[atom] = f"v{len(names)}:{atom.aval.str_short()}"
         return names[atom]
 
+    def all_of(atoms: Sequence[Any]) -> str:
+        return ", ".join(map(text, atoms))
+
     def equation(eqn: Any) -> str:
-        sides = f"{[*map(text, eqn.outvars)]} = {[*map(text, eqn.invars)]}"
         # Other operations have functions among their parameters, of which JAX knows the names.
         known = eqn.primitive.name in evaluation.OPERATIONS
-        return f"{sides} {eqn.primitive.name}{eqn.params}" if known else f"{sides} {eqn}"
+        what = f"{eqn.primitive.name}{eqn.params}" if known else str(eqn)
+        return f"{all_of(eqn.outvars)} = {what} {all_of(eqn.invars)}"
 
     jaxpr = closed.jaxpr
-    variables = [*map(text, (*jaxpr.constvars, *jaxpr.invars))]
-    lines = [equation(eqn) for eqn in jaxpr.eqns]
-    return f"{variables} {lines} {[*map(text, jaxpr.outvars)]}"
+    variables = all_of((*jaxpr.constvars, *jaxpr.invars))
+    return "\n".join((variables, *map(equation, jaxpr.eqns), all_of(jaxpr.outvars)))
 
 
 def _shape_of(text: str, *counts: int) -> str:
@@ -321,8 +323,12 @@ def _flags(closed: Any, avals: Sequence[Any]) -> tuple[frozenset[int], frozenset
             if aval.dtype != bool and np.allclose(result, c + d - c * d)
         )
 
-    numbers = those(False)
-    return numbers, numbers | those(True)
+    try:
+        numbers = those(False)
+        return numbers, numbers | those(True)
+    except evaluation.Unknown:
+        # What is in the way of the recurrences tells more.
+        return frozenset(), frozenset()
 
 
 def _compares(inner: Any) -> bool:

@@ -299,11 +299,12 @@ def test_single_precision_alone():
 @pytest.mark.parametrize("count", [2, 8, 9, 1025, 100_000])
 def test_any_number_of_elements_is_recognised(count):
     """Its jaxpr, by which the check is remembered, is text whose lines numbers break."""
+    multiply = jax.jit(lambda a, b: a * b)
 
     def fn(left, right):
         keep = ~right[2][:, None]
         return (
-            right[0] * left[0] * keep,
+            multiply(right[0], left[0]) * keep,
             right[0] * (left[1] * keep) + right[1],
             left[2] | right[2],
         )

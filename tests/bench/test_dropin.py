@@ -45,6 +45,13 @@ def test_measures(results):
     assert jax.lax.associative_scan.__module__.startswith("jax")
 
 
+def test_says_which_scans_were_recognised(results):
+    recognised, unchanged, failed = map(str, results)
+    assert recognised == "a package linear: 1 of 1 scans recognised, run by linear_scan"
+    assert unchanged.startswith("a package split: 0 of 1 scans recognised; leaf 0: it depends on")
+    assert failed == "a package broken: ZeroDivisionError: no model"
+
+
 def test_table(results):
     rows = dropin.table(results).splitlines()
     assert [row.split(" | ")[-1] for row in rows[2:]] == ["1 of 1 |", "0 of 1 |", "- |"]
