@@ -84,7 +84,7 @@ STATES = {
     "nonlinear": Part("x", lambda c, h, e, _: {"x": h["x"] * e["x"] + h["x"] + e["x"] + c * 0}),
 }
 
-RESETS = {
+RESETS: dict[str | None, Callable[..., Any]] = {
     "where": lambda start, h, fresh: jnp.where(start > 0, fresh, h),
     "mask": lambda start, h, fresh: h * (1 - start) + start * fresh,
     "not": lambda start, h, fresh: h * jnp.logical_not(start) + fresh * start,
