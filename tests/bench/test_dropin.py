@@ -7,6 +7,9 @@ import pytest
 from fastscan.bench import dropin
 from fastscan.bench.packages import Model, Size
 
+# The models are compiled once, by one worker.
+pytestmark = pytest.mark.xdist_group("dropin")
+
 SIZE = Size(batch=2, steps=8, channels=3, layers=1)
 
 
