@@ -87,10 +87,9 @@ class Bench:
         path = self.output or self._default_output(environment.device())
         dropin.write(path, results, size)
         dropin.draw(results, size).savefig(path.with_suffix(".png"), dpi=120, format="png")
-        print(f"Wrote {path} and {path.with_suffix('.png')}\n\n{dropin.table(results)}")
+        print(f"Wrote {path} and {path.with_suffix('.png')}\n\n{dropin.table(results)}\n")
+        print(*results, sep="\n")
         failures = [result for result in results if result.failure is not None]
-        for result in failures:
-            print(f"{result.package} {result.model}: {result.failure}")
         if failures:
             sys.exit(f"{len(failures)} models failed and report no time.")
 

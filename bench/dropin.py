@@ -53,6 +53,8 @@ class Result:
     """Calls of `jax.lax.associative_scan` in the traced step."""
     not_recognised: tuple[str, ...] = ()
     """Why, for each of those that ran unchanged."""
+    runs: tuple[str, ...] = ()
+    """The functions of fastscan that run the others."""
     error: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """The largest relative error of a gradient, without and under `patch()`."""
     compile: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -60,6 +62,17 @@ class Result:
     samples: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     """Seconds of each step, by variant."""
     failure: str | None = None
+
+    def __str__(self) -> str:
+        name = f"{self.package} {self.model}"
+        if self.failure is not None:
+            return f"{name}: {self.failure}"
+        found = self.scans - len(self.not_recognised)
+        text = f"{name}: {found} of {self.scans} scans recognised"
+        if self.runs:
+            text += f", run by {' and '.join(self.runs)}"
+        # Layers are alike, and so are the reasons.
+        return "; ".join((text, *dict.fromkeys(self.not_recognised)))
 
     def median(self, variant: str) -> float:
         """The median time of a step."""
@@ -93,6 +106,8 @@ def _measure(model: Model, size: Size, repetitions: int) -> Result:
         calls[UNPATCHED], took[UNPATCHED] = _compile(loss, arguments)
         with fastscan.patch(warn=True):
             calls[PATCHED], took[PATCHED] = _compile(loss, arguments)
+    with fastscan.patch():
+        runs = _functions(loss, arguments)
     original = jax.lax.associative_scan
     substitute(original, removed)
     try:
@@ -120,7 +135,14 @@ def _measure(model: Model, size: Size, repetitions: int) -> Result:
             samples[variant].append(round(time.perf_counter() - start, 8))
     reasons = [str(w.message) for w in caught if "runs unchanged" in str(w.message)]
     why = tuple(reason.split(": ", 1)[1] for reason in reasons)
-    return Result(model.package, model.name, scans, why, error, took, samples)
+    return Result(model.package, model.name, scans, why, runs, error, took, samples)
+
+
+def _functions(loss: Any, arguments: Any) -> tuple[str, ...]:
+    """The functions of fastscan that a model calls."""
+    rows = fastscan.explain(lambda *arguments: loss(*arguments), *arguments).rows
+    names = (call.split()[1] for call, _, name, _ in rows if name != "jax.lax.associative_scan")
+    return tuple(dict.fromkeys(name.removeprefix("fastscan_") for name in names))
 
 
 def _compile(loss: Any, arguments: Any) -> tuple[Callable[..., Any], float]:

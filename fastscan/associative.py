@@ -159,7 +159,7 @@ class _Operator:
         # Another number of elements shows whether `fn` does the same for every number of them.
         few = _DRAWN if self.count != _DRAWN else _DRAWN + 1
         small = self.retrace(few)
-        texts = str(self.closed), str(small)
+        texts = _text(self.closed), _text(small)
         if len({_shape_of(text, self.count, few) for text in texts}) > 1:
             raise Unrecognised(f"fn does not do the same for {self.count} and for {few} elements")
         digest = hashlib.sha256(f"{self.axis} {texts}".encode())
@@ -177,6 +177,31 @@ class _Operator:
 
 _checked: dict[bytes, str | None] = {}
 """What the check found, by the digest of a jaxpr: why it is not recognised, or None."""
+
+
+def _text(closed: Any) -> str:
+    """A jaxpr as text. JAX's own, which also has to be read, takes several times as long."""
+    names: dict[Any, str] = {}
+
+    def text(atom: Any) -> str:
+        if hasattr(atom, "val"):
+            return f"{atom.val}:{atom.aval.str_short()}"
+        if atom not in names:
+            names[atom] = f"v{len(names)}:{atom.aval.str_short()}"
+        return names[atom]
+
+    def all_of(atoms: Sequence[Any]) -> str:
+        return ", ".join(map(text, atoms))
+
+    def equation(eqn: Any) -> str:
+        # Other operations have functions among their parameters, of which JAX knows the names.
+        known = eqn.primitive.name in evaluation.OPERATIONS
+        what = f"{eqn.primitive.name}{eqn.params}" if known else str(eqn)
+        return f"{all_of(eqn.outvars)} = {what} {all_of(eqn.invars)}"
+
+    jaxpr = closed.jaxpr
+    variables = all_of((*jaxpr.constvars, *jaxpr.invars))
+    return "\n".join((variables, *map(equation, jaxpr.eqns), all_of(jaxpr.outvars)))
 
 
 def _shape_of(text: str, *counts: int) -> str:
@@ -212,7 +237,10 @@ def _draw(
             np.moveaxis(flags, axis, 0)[: _DRAWN // 2] = False
         return flags.astype(dtype)
     if dtype.kind in "iu":
-        return rng.integers(0 if positive or dtype.kind == "u" else -3, 4, aval.shape).astype(dtype)
+        low = 0 if positive or dtype.kind == "u" else -3
+        # Half of them zero, as most flags are.
+        draws = rng.integers(low, 4, aval.shape) * rng.integers(0, 2, aval.shape)
+        return draws.astype(dtype)
     draws = rng.uniform(0.1, 0.9, aval.shape) if positive else rng.normal(0, 0.7, aval.shape)
     return draws + 1j * rng.normal(0, 0.7, aval.shape) if dtype.kind == "c" else draws
 
@@ -233,69 +261,114 @@ def _disagreement(closed: Any, axis: int) -> str | None:
     """Why the operator on a few elements is not the recurrences found in it, or None."""
     avals = closed.in_avals[: len(closed.in_avals) // 2]
     interpreter = Interpreter(np, evaluation.equation, [aval.ndim for aval in avals])
-    flags: frozenset[int] = frozenset()
-    why = "no random elements were found on which fn is finite"
-    for seed in range(6):
+    numbers, ones_and_zeros = _flags(closed, avals)
+
+    def wrong(seed: int, flags: frozenset[int]) -> str | None:
         rng, positive = np.random.default_rng(seed), seed % 2 == 1
-        # What is traced has no value yet: the operator has to be right for any.
-        consts = [
-            _draw(rng, const.aval, positive) if isinstance(const, Tracer) else const
-            for const in closed.consts
-        ]
-        drawn = closed.replace(consts=consts)
+        drawn = closed.replace(consts=_constants(closed, rng, positive))
         elements = [_draw(rng, aval, positive, i in flags, axis) for i, aval in enumerate(avals)]
         states = recurrences.states(interpreter, drawn, axis, elements, recurrences.Loops(axis))
         products = _products(drawn, elements, axis)
-        if not all(np.isfinite(leaf).all() for _, product in products for leaf in product):
-            continue
-        wrong = {
-            i
-            for step, product in products
-            for i, leaf in enumerate(product)
-            if not np.allclose(states[i].take(step, axis), leaf, rtol=1e-8, atol=1e-10)
-        }
-        if not wrong:
-            return None
-        why = f"leaf {min(wrong)}: fn is not associative"
-        # Where flags are numbers, an operator that multiplies by them is associative on zeros and
-        # ones alone. Flags are what is combined as c + d - c * d.
-        first, second = ([leaf.take(step, axis) for leaf in elements] for step in (0, 1))
-        found = frozenset(
-            i
-            for i, (product, c, d) in enumerate(zip(products[0][1], first, second, strict=True))
-            if avals[i].dtype != bool and np.allclose(product, c + d - c * d)
-        )
-        if found <= flags:
-            return why
-        flags = found
-    return why
+        if not all(np.isfinite(product).all() for product in products):
+            return _NOT_FINITE
+        for i, (product, state) in enumerate(zip(products, states, strict=True)):
+            if not np.allclose(state.take(_LAST, axis), product, rtol=1e-8, atol=1e-10):
+                return f"leaf {i}: fn is not associative"
+        return None
+
+    # A threshold may look like a constant to one draw.
+    enough = 4 if _compares(closed) else 1
+    for flags in {numbers, ones_and_zeros}:
+        agreed = 0
+        for seed in range(6):
+            why = wrong(seed, flags)
+            agreed += why is None
+            if agreed == enough:
+                break
+            if why not in (None, _NOT_FINITE):
+                return why
+        if not agreed:
+            return _NOT_FINITE
+    return None
 
 
-def _products(
-    closed: Any, elements: Sequence[np.ndarray], axis: int
-) -> list[tuple[int, list[np.ndarray]]]:
-    """Products of the first elements, bracketed in several ways, each with its last step."""
-    lanes = elements[0].shape[axis]
-    e = [[leaf.take(i, axis) for leaf in elements] for i in range(lanes)]
+_NOT_FINITE = "no random elements were found on which fn is finite"
 
-    def fn(*pairs: tuple[list[np.ndarray], list[np.ndarray]]) -> list[list[np.ndarray]]:
-        filled = [*pairs, *[(e[0], e[1])] * (lanes - len(pairs))]
-        sides = [pair[0] for pair in filled], [pair[1] for pair in filled]
-        operands = [np.stack(leaf, axis) for side in sides for leaf in zip(*side, strict=True)]
-        results = evaluation.jaxpr(closed, operands)
-        return [[leaf.take(i, axis) for leaf in results] for i in range(len(pairs))]
 
-    e01, e12, e23, e45, e56, e67 = fn(*((e[i], e[i + 1]) for i in (0, 1, 2, 4, 5, 6)))
-    e012, e0_12, half, e4_56, e45_67 = fn(
-        (e01, e[2]), (e[0], e12), (e01, e23), (e[4], e56), (e45, e67)
-    )
-    e0123, e0_12_3, to_4, to_5, to_6, to_7 = fn(
-        (e012, e[3]), (e0_12, e[3]), (half, e[4]), (half, e45), (half, e4_56), (half, e45_67)
-    )
+def _constants(closed: Any, rng: np.random.Generator, positive: bool) -> list[Any]:
+    """Random numbers for what is traced and has no value yet: `fn` has to be right for any."""
     return [
-        (1, e01), (2, e012), (2, e0_12), (3, half), (3, e0123), (3, e0_12_3),
-        (4, to_4), (5, to_5), (6, to_6), (7, to_7),
-    ]  # fmt: skip
+        _draw(rng, const.aval, positive) if isinstance(const, Tracer) else const
+        for const in closed.consts
+    ]
+
+
+def _flags(closed: Any, avals: Sequence[Any]) -> tuple[frozenset[int], frozenset[int]]:
+    """The leaves of numbers that are flags, for any numbers; and those that are for 0 and 1.
+
+    The first are what is combined as c + d - c * d: an operator that multiplies by them is
+    associative on zeros and ones alone. The second, what is combined as c or d, may stand for
+    flags too, and numbers other than 0 would be resets everywhere, which hide how the other leaves
+    are combined.
+    """
+    rng = np.random.default_rng(0)
+    drawn = closed.replace(consts=_constants(closed, rng, False))
+
+    def those(flag: bool) -> frozenset[int]:
+        c, d = ([_draw(rng, aval, False, flag) for aval in avals] for _ in range(2))
+        results = zip(avals, c, d, evaluation.jaxpr(drawn, [*c, *d]), strict=True)
+        return frozenset(
+            i
+            for i, (aval, c, d, result) in enumerate(results)
+            if aval.dtype != bool and np.allclose(result, c + d - c * d)
+        )
+
+    try:
+        numbers = those(False)
+        return numbers, numbers | those(True)
+    except evaluation.Unknown:
+        # What is in the way of the recurrences tells more.
+        return frozenset(), frozenset()
+
+
+def _compares(inner: Any) -> bool:
+    """Whether a jaxpr, or one that it calls, has an inequality."""
+    return any(
+        eqn.primitive.name in ("gt", "ge", "lt", "le")
+        or any(map(_compares, evaluation.called_by(eqn)))
+        for eqn in getattr(inner, "jaxpr", inner).eqns
+    )
+
+
+_ROUNDS = (
+    {"01": ("0", "1"), "12": ("1", "2"), "23": ("2", "3"),
+     "45": ("4", "5"), "56": ("5", "6"), "67": ("6", "7")},
+    {"(01)2": ("01", "2"), "0(12)": ("0", "12"), "0123": ("01", "23"),
+     "4(56)": ("4", "56"), "4567": ("45", "67")},
+    {"((01)2)3": ("(01)2", "3"), "(0(12))3": ("0(12)", "3"), "01234": ("0123", "4"),
+     "012345": ("0123", "45"), "0123(4(56))": ("0123", "4(56)"), "01234567": ("0123", "4567")},
+)  # fmt: skip
+"""What is combined with what: products of the first elements, bracketed in several ways."""
+
+_COMPARED = [name for pairs in _ROUNDS for name in pairs if name.replace("(", "")[0] == "0"]
+_LAST = [int(name.replace(")", "")[-1]) for name in _COMPARED]
+"""The products that begin with the first element, and the last element in each."""
+
+
+def _products(closed: Any, elements: Sequence[np.ndarray], axis: int) -> list[np.ndarray]:
+    """For each leaf its products, in the order of _COMPARED."""
+    lanes = elements[0].shape[axis]
+    places = {str(i): i for i in range(lanes)}
+    pool = list(elements)
+    for pairs in _ROUNDS:
+        # The operator is that of as many pairs as there are elements.
+        filled = [*pairs.values(), *[("0", "1")] * (lanes - len(pairs))]
+        sides = [[places[name] for name in side] for side in zip(*filled, strict=True)]
+        operands = [leaf.take(side, axis) for side in sides for leaf in pool]
+        results = evaluation.jaxpr(closed, operands)
+        places |= {name: pool[0].shape[axis] + i for i, name in enumerate(pairs)}
+        pool = [np.concatenate(pair, axis) for pair in zip(pool, results, strict=True)]
+    return [leaf.take([places[name] for name in _COMPARED], axis) for leaf in pool]
 
 
 # ---- patch -----------------------------------------------------------------------------------

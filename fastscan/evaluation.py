@@ -202,6 +202,8 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "transpose": lambda value, permutation: np.transpose(value, permutation),
 }
 
+OPERATIONS = ELEMENTWISE | OTHERS
+
 CALLS = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -222,7 +224,7 @@ def equation(eqn: Equation, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
     name = eqn.primitive.name
     if name in CALLS:
         return jaxpr(eqn.params[CALLS[name]], operands)
-    function = ELEMENTWISE.get(name) or OTHERS.get(name)
+    function = OPERATIONS.get(name)
     if function is None:
         raise Unknown(name)
     with np.errstate(all="ignore"):

@@ -43,11 +43,13 @@ def flags(rng, *shape):
 # ---- diagonal --------------------------------------------------------------------------------
 
 
-@jax.vmap
-def s5(q_i, q_j):
+def diagonal(q_i, q_j):
     A_i, b_i = q_i
     A_j, b_j = q_j
     return A_j * A_i, A_j * b_i + b_j
+
+
+s5 = jax.vmap(diagonal)
 
 
 def gates(left, right):
@@ -209,16 +211,6 @@ def popjaxrl(q_i, q_j):
     )
 
 
-def step(operator):
-    """An operator on batches of elements as one on single elements."""
-
-    def fn(left, right):
-        result = operator(*jax.tree.map(lambda leaf: leaf[None], (left, right)))
-        return jax.tree.map(lambda leaf: leaf[0], result)
-
-    return fn
-
-
 # ---- no recurrence with a kernel -------------------------------------------------------------
 
 
@@ -248,6 +240,19 @@ def affine_words(left, right):
     return left[0] * right[0] % 7, (left[1] * right[0] + right[1]) % 7
 
 
+def strings(left, right):
+    """Words joined, and cut after four letters."""
+    (n, word), (m, next_word) = left, right
+    place = jnp.arange(4)
+    shifted = jnp.take_along_axis(next_word, jnp.maximum(place - n, 0), axis=-1)
+    return jnp.minimum(n + m, 4), jnp.where(place < n, word, shifted)
+
+
+def string_elements(rng):
+    n = rng.integers(0, 3, (T, 1))
+    return jnp.asarray(n), jnp.asarray(rng.integers(1, 27, (T, 4)) * (np.arange(4) < n))
+
+
 def permutations(left, right):
     return jnp.take_along_axis(right, left, axis=-1)
 
@@ -257,11 +262,11 @@ def split_complex(left, right):
 
 
 OPERATORS: dict[str, Operator] = {
-    "S5": Operator(s5, lambda r: (cplx(r, T, 3), cplx(r, T, 3)), {LINEAR}),
-    "S4D": Operator(s5, lambda r: (cplx(r, T, 1, 4), cplx(r, T, 3, 4)), {LINEAR}),
+    "S5, LRU": Operator(s5, lambda r: (cplx(r, T, 3), cplx(r, T, 3)), {LINEAR}),
+    "S4D, DSS": Operator(s5, lambda r: (cplx(r, T, 1, 4), cplx(r, T, 3, 4)), {LINEAR}),
     "GateLoop": Operator(s5, lambda r: (cplx(r, T, 3, 1), cplx(r, T, 3, 2)), {LINEAR}),
     "HGRN": Operator(gates, lambda r: {"f": positive(r, T, 3), "h": real(r, T, 3)}, {LINEAR}),
-    "Mamba": Operator(jax.vmap(s5, 1, 1), lambda r: (positive(r, T, 2, 3, 4),) * 2, {LINEAR}),
+    "Mamba, S6": Operator(jax.vmap(s5, 1, 1), lambda r: (positive(r, T, 2, 3, 4),) * 2, {LINEAR}),
     "RG-LRU": Operator(rg_lru, lambda r: (-positive(r, T, 3), real(r, T, 3)), {LINEAR}),
     "LinearRNN": Operator(linear_rnn, lambda r: real(r, T, 3), {LINEAR}),
     "FFM": Operator(ffm, lambda r: (cplx(r, T, 3, 2), jnp.ones((T, 1, 1), jnp.int32)), {LINEAR}),
@@ -288,12 +293,25 @@ OPERATORS: dict[str, Operator] = {
     "heads": Operator(heads, lambda r: (real(r, T, 2, 3, 3), real(r, T, 2, 3)), {MATRIX}),
     "products from the right": Operator(jnp.matmul, lambda r: real(r, T, 3, 3), {MATRIX}),
     "LRU with resets": Operator(
-        resettable(step(s5), (jnp.ones(3), jnp.zeros(3))),
+        resettable(diagonal, (jnp.ones(3), jnp.zeros(3))),
         lambda r: ((cplx(r, T, 3), cplx(r, T, 3)), flags(r, T)),
         {LINEAR},
     ),
+    "S6 with resets": Operator(
+        resettable(diagonal, (jnp.ones(3), jnp.zeros(3))),
+        lambda r: ((positive(r, T, 3), real(r, T, 3)), flags(r, T)),
+        {LINEAR},
+    ),
+    "LinearRNN with resets": Operator(
+        resettable(linear_rnn, jnp.zeros(3)), lambda r: (real(r, T, 3), flags(r, T)), {LINEAR}
+    ),
+    "FART with resets": Operator(
+        resettable(fart, (jnp.zeros((3, 2)), jnp.zeros(3))),
+        lambda r: ((real(r, T, 3, 2), real(r, T, 3)), flags(r, T)),
+        {LINEAR},
+    ),
     "FFM with resets": Operator(
-        resettable(step(ffm), (jnp.zeros((3, 2)), jnp.zeros((1, 1), jnp.int32))),
+        resettable(ffm, (jnp.zeros((3, 2)), jnp.zeros((1, 1), jnp.int32))),
         lambda r: ((cplx(r, T, 3, 2), jnp.ones((T, 1, 1), jnp.int32)), flags(r, T)),
         {LINEAR},
     ),
@@ -302,8 +320,13 @@ OPERATORS: dict[str, Operator] = {
         lambda r: (real(r, T, 3, 3), flags(r, T)),
         {MATRIX},
     ),
+    "DeltaNet with resets": Operator(
+        resettable(delta, (jnp.eye(3), jnp.zeros((3, 2)))),
+        lambda r: (delta_elements(r), flags(r, T)),
+        {MATRIX},
+    ),
     "GDN with resets": Operator(
-        resettable(step(delta), (jnp.eye(3), jnp.zeros((3, 2)))),
+        resettable(delta, (jnp.eye(3), jnp.zeros((3, 2)))),
         lambda r: (gated_delta_elements(r), flags(r, T)),
         {MATRIX},
     ),
@@ -338,6 +361,7 @@ OPERATORS: dict[str, Operator] = {
     "Kalman filter": Operator(kalman, kalman_elements, {UNCHANGED}),
     "Markov chain": Operator(markov, lambda r: real(r, T, 2, 2), {UNCHANGED}),
     "words": Operator(affine_words, lambda r: (jnp.arange(1, T + 1), jnp.arange(T)), {UNCHANGED}),
+    "strings": Operator(strings, string_elements, {UNCHANGED}),
     "permutations": Operator(
         permutations, lambda r: jnp.asarray(r.permuted([range(4)] * T, axis=1)), {UNCHANGED}
     ),

@@ -7,6 +7,9 @@ import pytest
 from fastscan.bench import dropin
 from fastscan.bench.packages import Model, Size
 
+# The models are compiled once, by one worker.
+pytestmark = pytest.mark.xdist_group("dropin")
+
 SIZE = Size(batch=2, steps=8, channels=3, layers=1)
 
 
@@ -43,6 +46,13 @@ def test_measures(results):
     assert {len(result.samples["patched"]) for result in (recognised, unchanged)} == {2}
     assert failed.failure == "ZeroDivisionError: no model"
     assert jax.lax.associative_scan.__module__.startswith("jax")
+
+
+def test_says_which_scans_were_recognised(results):
+    recognised, unchanged, failed = map(str, results)
+    assert recognised == "a package linear: 1 of 1 scans recognised, run by linear_scan"
+    assert unchanged.startswith("a package split: 0 of 1 scans recognised; leaf 0: it depends on")
+    assert failed == "a package broken: ZeroDivisionError: no model"
 
 
 def test_table(results):
