@@ -83,11 +83,11 @@ struct ForwardTile {
     for (int64_t from = begin; from < last; from += block_steps) {
       const int64_t steps = last - from < block_steps ? last - from : block_steps;
       for (const ForwardRow* row = first_row;; row += next_row) {
-        const Storage* tile_a = At<Storage>(row->a.data, from * a_step + lane * a_lane * P);
-        const Storage* tile_x = At<Storage>(row->x.data, from * x_step + lane * x_lane * P);
+        const Storage* tile_a = Offset<Storage>(row->a.data, from * a_step + lane * a_lane * P);
+        const Storage* tile_x = Offset<Storage>(row->x.data, from * x_step + lane * x_lane * P);
         const uint8_t* tile_reset =
-            At<uint8_t>(row->reset.data, from * reset_step + lane * reset_lane);
-        Storage* tile_h = At<Storage>(row->h.data, from * h_step + lane * P);
+            Offset<uint8_t>(row->reset.data, from * reset_step + lane * reset_lane);
+        Storage* tile_h = Offset<Storage>(row->h.data, from * h_step + lane * P);
         void* const states = row->state;
         int64_t tile_lane = lane;
         for (int64_t left = tiles; left > 0; --left) {
@@ -122,7 +122,7 @@ struct ForwardTile {
 
  private:
   template <class T>
-  static T* At(char* data, int64_t elements) {
+  static T* Offset(char* data, int64_t elements) {
     return reinterpret_cast<T*>(data) + elements;
   }
 };
