@@ -127,6 +127,52 @@ struct ForwardTile {
   }
 };
 
+// Rows that take turns of one step: states are loaded and stored at every step, and nothing else is
+// set up for it.
+template <class E>
+struct ForwardTurns {
+  const ForwardRow* rows;
+  int count;
+
+  template <int N, int K>
+  void Run(int64_t lane, int64_t tiles, int64_t hop) const {
+    using Storage = typename E::Storage;
+    constexpr int P = E::kParts;
+    // A copy, which the compiler knows that no store to h changes; rows differ in their data only.
+    const ForwardRow all = rows[0];
+    const bool down = all.h.step < 0;
+    const ForwardRow* const first = down ? rows + count - 1 : rows;
+    const ForwardRow* const end = down ? rows - 1 : rows + count;
+    const int64_t next = down ? -1 : 1;
+    for (int64_t t = 0; t < all.steps; ++t) {
+      const int64_t a_begin = (t * all.a.step + lane * all.a.lane) * P;
+      const int64_t x_begin = (t * all.x.step + lane * all.x.lane) * P;
+      const int64_t h_begin = (t * all.h.step + lane) * P;
+      const int64_t reset_begin = t * all.reset.step + lane * all.reset.lane;
+      for (const ForwardRow* row = first; row != end; row += next) {
+        const auto* a = reinterpret_cast<const Storage*>(row->a.data) + a_begin;
+        const auto* x = reinterpret_cast<const Storage*>(row->x.data) + x_begin;
+        const auto* reset = reinterpret_cast<const uint8_t*>(row->reset.data) + reset_begin;
+        auto* h = reinterpret_cast<Storage*>(row->h.data) + h_begin;
+        void* const states = row->state;
+        int64_t tile_lane = lane;
+        for (int64_t left = tiles; left > 0; --left) {
+          Lanes<E, N> state[K];
+          LoadStates<E, N, K>(states, tile_lane, state);
+          ForwardStep<E, N, K>(a, all.a.lane, x, all.x.lane, reset, all.reset.lane, state);
+          StoreTile<E, N, K>(h, state, all.past_caches);
+          StoreStates<E, N, K>(states, tile_lane, state);
+          a += hop * all.a.lane * P;
+          x += hop * all.x.lane * P;
+          h += hop * P;
+          reset += hop * all.reset.lane;
+          tile_lane += hop;
+        }
+      }
+    }
+  }
+};
+
 // The few channels of kOverlap rows, whose chains of operations overlap.
 template <class E>
 struct ForwardNarrow {
@@ -199,9 +245,10 @@ void ForwardByTurns(const ForwardRow* rows, int count) {
       BlockSteps<E, kForwardRegisters>(steps, lanes, count, kForwardTurnBytes, wide_steps);
   const int64_t ahead = from_memory && lanes * kBytes<E> > kStateBytes ? kAheadSteps : 0;
   // All blocks at once, if there is a tile that fits everywhere.
-  const int64_t turn = count > 1 && near && block < steps ? 1 : block;
-  if (ForEqualTiles<E, kForwardRegisters>(lanes, down,
-                                          ForwardTile<E>{rows, count, 0, steps, turn, ahead})) {
+  const bool one_step = count > 1 && near && block < steps;
+  if (one_step ? ForEqualTiles<E, kForwardRegisters>(lanes, down, ForwardTurns<E>{rows, count})
+               : ForEqualTiles<E, kForwardRegisters>(
+                     lanes, down, ForwardTile<E>{rows, count, 0, steps, block, ahead})) {
     return;
   }
   for (int64_t begin = 0; begin < steps; begin += block) {
