@@ -16,94 +16,200 @@ constexpr int64_t kForwardTurnBytes = 256;
 // they lie too far apart for processors to foresee them. From a cache, asking costs more than it
 // saves.
 constexpr int64_t kAheadSteps = 2;
-// States of this size stay in the first-level cache beside what streams through it.
+// States of this size stay in the first-level cache beside what streams through it. They cost so
+// little there that rows take turns of one step, in which memory is read and written in its order.
 constexpr int64_t kNearBytes = 1 << 13;
 
-// The same K registers of N channels each in R rows, from step `begin` to step `end`, all tiles of
-// `block` steps before the next.
-template <class E, int R>
+// One step of K registers of N channels each. Operands go from memory into the sum: K registers of
+// each would not leave room for the states.
+template <class E, int N, int K>
+[[gnu::always_inline]] inline void ForwardStep(const typename E::Storage* a, int64_t a_lane,
+                                               const typename E::Storage* x, int64_t x_lane,
+                                               const uint8_t* reset, int64_t reset_lane,
+                                               Lanes<E, N> (&state)[K]) {
+  constexpr int P = E::kParts;
+  if (reset_lane == 0 && *reset) {
+    LoadTile<E, N, K>(x, x_lane, state);
+  } else if (reset_lane == 0 && x_lane != 0 && a_lane != 0) {
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      state[k] = MultiplyAdd<E, N>(Load<E, N>(a + k * N * P), state[k], Load<E, N>(x + k * N * P));
+    });
+  } else if (reset_lane == 0 && x_lane != 0) {
+    Lanes<E, N> one[1];
+    LoadTile<E, N, 1>(a, 0, one);
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      state[k] = MultiplyAdd<E, N>(one[0], state[k], Load<E, N>(x + k * N * P));
+    });
+  } else {
+    Lanes<E, N> a_t[K], x_t[K];
+    LoadTile<E, N, K>(a, a_lane, a_t);
+    LoadTile<E, N, K>(x, x_lane, x_t);
+    Unroll<K>([&](auto k) __attribute__((always_inline)) {
+      if (reset_lane != 0) {
+        a_t[k] = ZeroWhere<E, N>(reset + k * N, a_t[k]);
+        state[k] = ZeroWhere<E, N>(reset + k * N, state[k]);
+      }
+      state[k] = MultiplyAdd<E, N>(a_t[k], state[k], x_t[k]);
+    });
+  }
+}
+
+// K registers of N channels each in `count` rows, from step `begin` to step `end`: `block` steps of
+// all tiles of a row, then the same steps of the next row.
+template <class E>
 struct ForwardTile {
   const ForwardRow* rows;
+  int count;
   int64_t begin, end, block;
   int64_t ahead = 0;  // how many steps ahead to ask for operands, or 0
 
   template <int N, int K>
-  void Run(int64_t lane, int64_t count, int64_t hop) const {
+  void Run(int64_t lane, int64_t tiles, int64_t hop) const {
     using Storage = typename E::Storage;
     constexpr int P = E::kParts;
     constexpr int kTileBytes = N * K * kBytes<E>;
-    Cursor<const Storage, R> first_a, first_x;
-    Cursor<const uint8_t, R> first_reset;
-    Cursor<Storage, R> first_h;
-    Unroll<R>([&](auto r) __attribute__((always_inline)) {
-      first_a.start[r] = At<Storage>(rows[r].a, begin, lane, P);
-      first_x.start[r] = At<Storage>(rows[r].x, begin, lane, P);
-      first_h.start[r] = At<Storage>(rows[r].h, begin, lane, P);
-      first_reset.start[r] = At<uint8_t>(rows[r].reset, begin, lane, 1);
-    });
     // Copies, which the compiler knows that no store to h changes; rows differ in their data only.
     const int64_t a_step = rows[0].a.step * P, x_step = rows[0].x.step * P;
     const int64_t h_step = rows[0].h.step * P, reset_step = rows[0].reset.step;
     const int64_t a_lane = rows[0].a.lane, x_lane = rows[0].x.lane;
     const int64_t reset_lane = rows[0].reset.lane;
-    const int64_t steps_ahead = ahead;
+    const int64_t block_steps = block, steps_ahead = ahead, last = end;
     const bool past_caches = rows[0].past_caches;
-    for (int64_t left = end - begin; left > 0; left -= block) {
-      const int64_t steps = left < block ? left : block;
-      auto tile_a = first_a, tile_x = first_x;
-      auto tile_reset = first_reset;
-      auto tile_h = first_h;
-      int64_t tile_lane = lane;
-      for (int64_t tiles = count; tiles > 0; --tiles) {
-        auto a = tile_a, x = tile_x;
-        auto reset = tile_reset;
-        auto h = tile_h;
-        Lanes<E, N> state[R][K];
-        Unroll<R>([&](auto r) __attribute__((always_inline)) {
-          LoadStates<E, N, K>(rows[r].state, tile_lane, state[r]);
-        });
-        for (int64_t t = 0; t < steps; ++t) {
-          Unroll<R>([&](auto r) __attribute__((always_inline)) {
-            Lanes<E, N> a_t[K], x_t[K];
-            const uint8_t* flags = reset[r];
-            LoadTile<E, N, K>(x[r], x_lane, x_t);
-            if (reset_lane == 0 && *flags) {
-              Unroll<K>([&](auto k) __attribute__((always_inline)) { state[r][k] = x_t[k]; });
-            } else {
-              LoadTile<E, N, K>(a[r], a_lane, a_t);
-              Unroll<K>([&](auto k) __attribute__((always_inline)) {
-                if (reset_lane != 0) {
-                  a_t[k] = ZeroWhere<E, N>(flags + k * N, a_t[k]);
-                  state[r][k] = ZeroWhere<E, N>(flags + k * N, state[r][k]);
-                }
-                state[r][k] = MultiplyAdd<E, N>(a_t[k], state[r][k], x_t[k]);
-              });
-            }
-            StoreTile<E, N, K>(h[r], state[r], past_caches);
+    // A scan against the order of memory takes rows against it too.
+    const bool down = h_step < 0;
+    const ForwardRow* const first_row = down ? rows + count - 1 : rows;
+    const ForwardRow* const last_row = down ? rows : rows + count - 1;
+    const int64_t next_row = down ? -1 : 1;
+    for (int64_t from = begin; from < last; from += block_steps) {
+      const int64_t steps = last - from < block_steps ? last - from : block_steps;
+      for (const ForwardRow* row = first_row;; row += next_row) {
+        const Storage* tile_a = Offset<Storage>(row->a.data, from * a_step + lane * a_lane * P);
+        const Storage* tile_x = Offset<Storage>(row->x.data, from * x_step + lane * x_lane * P);
+        const uint8_t* tile_reset =
+            Offset<uint8_t>(row->reset.data, from * reset_step + lane * reset_lane);
+        Storage* tile_h = Offset<Storage>(row->h.data, from * h_step + lane * P);
+        void* const states = row->state;
+        int64_t tile_lane = lane;
+        for (int64_t left = tiles; left > 0; --left) {
+          const Storage *a = tile_a, *x = tile_x;
+          const uint8_t* reset = tile_reset;
+          Storage* h = tile_h;
+          Lanes<E, N> state[K];
+          LoadStates<E, N, K>(states, tile_lane, state);
+          for (int64_t t = steps; t > 0; --t) {
+            ForwardStep<E, N, K>(a, a_lane, x, x_lane, reset, reset_lane, state);
+            StoreTile<E, N, K>(h, state, past_caches);
             if (steps_ahead != 0) {
-              Prefetch<kTileBytes>(a[r] + steps_ahead * a_step);
-              Prefetch<kTileBytes>(x[r] + steps_ahead * x_step);
+              Prefetch<kTileBytes>(a + steps_ahead * a_step);
+              Prefetch<kTileBytes>(x + steps_ahead * x_step);
             }
-          });
-          a.Move(a_step);
-          x.Move(x_step);
-          h.Move(h_step);
-          reset.Move(reset_step);
+            a += a_step;
+            x += x_step;
+            h += h_step;
+            reset += reset_step;
+          }
+          StoreStates<E, N, K>(states, tile_lane, state);
+          tile_a += hop * a_lane * P;
+          tile_x += hop * x_lane * P;
+          tile_h += hop * P;
+          tile_reset += hop * reset_lane;
+          tile_lane += hop;
         }
-        Unroll<R>([&](auto r) __attribute__((always_inline)) {
-          StoreStates<E, N, K>(rows[r].state, tile_lane, state[r]);
-        });
-        tile_a.Move(hop * a_lane * P);
-        tile_x.Move(hop * x_lane * P);
-        tile_h.Move(hop * P);
-        tile_reset.Move(hop * reset_lane);
-        tile_lane += hop;
+        if (row == last_row) break;
       }
-      first_a.Move(steps * a_step);
-      first_x.Move(steps * x_step);
-      first_h.Move(steps * h_step);
-      first_reset.Move(steps * reset_step);
     }
+  }
+
+ private:
+  template <class T>
+  static T* Offset(char* data, int64_t elements) {
+    return reinterpret_cast<T*>(data) + elements;
+  }
+};
+
+// Rows that take turns of one step: states are loaded and stored at every step, and nothing else is
+// set up for it.
+template <class E>
+struct ForwardTurns {
+  const ForwardRow* rows;
+  int count;
+
+  template <int N, int K>
+  void Run(int64_t lane, int64_t tiles, int64_t hop) const {
+    using Storage = typename E::Storage;
+    constexpr int P = E::kParts;
+    // A copy, which the compiler knows that no store to h changes; rows differ in their data only.
+    const ForwardRow all = rows[0];
+    const bool down = all.h.step < 0;
+    const ForwardRow* const first = down ? rows + count - 1 : rows;
+    const ForwardRow* const end = down ? rows - 1 : rows + count;
+    const int64_t next = down ? -1 : 1;
+    for (int64_t t = 0; t < all.steps; ++t) {
+      const int64_t a_begin = (t * all.a.step + lane * all.a.lane) * P;
+      const int64_t x_begin = (t * all.x.step + lane * all.x.lane) * P;
+      const int64_t h_begin = (t * all.h.step + lane) * P;
+      const int64_t reset_begin = t * all.reset.step + lane * all.reset.lane;
+      for (const ForwardRow* row = first; row != end; row += next) {
+        const auto* a = reinterpret_cast<const Storage*>(row->a.data) + a_begin;
+        const auto* x = reinterpret_cast<const Storage*>(row->x.data) + x_begin;
+        const auto* reset = reinterpret_cast<const uint8_t*>(row->reset.data) + reset_begin;
+        auto* h = reinterpret_cast<Storage*>(row->h.data) + h_begin;
+        void* const states = row->state;
+        int64_t tile_lane = lane;
+        for (int64_t left = tiles; left > 0; --left) {
+          Lanes<E, N> state[K];
+          LoadStates<E, N, K>(states, tile_lane, state);
+          ForwardStep<E, N, K>(a, all.a.lane, x, all.x.lane, reset, all.reset.lane, state);
+          StoreTile<E, N, K>(h, state, all.past_caches);
+          StoreStates<E, N, K>(states, tile_lane, state);
+          a += hop * all.a.lane * P;
+          x += hop * all.x.lane * P;
+          h += hop * P;
+          reset += hop * all.reset.lane;
+          tile_lane += hop;
+        }
+      }
+    }
+  }
+};
+
+// The few channels of kOverlap rows, whose chains of operations overlap.
+template <class E>
+struct ForwardNarrow {
+  const ForwardRow* rows;
+
+  template <int N, int K>
+  void Run(int64_t lane, int64_t, int64_t) const {
+    using Storage = typename E::Storage;
+    constexpr int P = E::kParts, R = kOverlap;
+    Cursor<const Storage, R> a, x;
+    Cursor<const uint8_t, R> reset;
+    Cursor<Storage, R> h;
+    Lanes<E, N> state[R][K];
+    Unroll<R>([&](auto r) __attribute__((always_inline)) {
+      a.start[r] = At<Storage>(rows[r].a, 0, lane, P);
+      x.start[r] = At<Storage>(rows[r].x, 0, lane, P);
+      h.start[r] = At<Storage>(rows[r].h, 0, lane, P);
+      reset.start[r] = At<uint8_t>(rows[r].reset, 0, lane, 1);
+      LoadStates<E, N, K>(rows[r].state, lane, state[r]);
+    });
+    const int64_t a_step = rows[0].a.step * P, x_step = rows[0].x.step * P;
+    const int64_t h_step = rows[0].h.step * P, reset_step = rows[0].reset.step;
+    const int64_t a_lane = rows[0].a.lane, x_lane = rows[0].x.lane;
+    const int64_t reset_lane = rows[0].reset.lane;
+    for (int64_t t = rows[0].steps; t > 0; --t) {
+      Unroll<R>([&](auto r) __attribute__((always_inline)) {
+        ForwardStep<E, N, K>(a[r], a_lane, x[r], x_lane, reset[r], reset_lane, state[r]);
+        StoreTile<E, N, K>(h[r], state[r], false);
+      });
+      a.Move(a_step);
+      x.Move(x_step);
+      h.Move(h_step);
+      reset.Move(reset_step);
+    }
+    Unroll<R>([&](auto r) __attribute__((always_inline)) {
+      StoreStates<E, N, K>(rows[r].state, lane, state[r]);
+    });
   }
 };
 
@@ -123,7 +229,7 @@ bool ForwardAlongTime(const ForwardRow& row) {
                                    __attribute__((always_inline)) {
                                      Store<E, Along::N>(Along::First(h, t), now.State());
                                    });
-    ForwardTile<E, 1>{&row, finite ? whole : begin, end, kSteps}.template Run<1, 1>(0, 1, 1);
+    ForwardTile<E>{&row, 1, finite ? whole : begin, end, kSteps}.template Run<1, 1>(0, 1, 1);
   }
   return true;
 }
@@ -133,21 +239,23 @@ void ForwardByTurns(const ForwardRow* rows, int count) {
   const int64_t steps = rows[0].steps, lanes = rows[0].lanes;
   const bool down = rows[0].h.step < 0;
   const bool from_memory = count == 1 && rows[0].past_caches;
-  const bool near = count == 1 && lanes * kBytes<E> <= kNearBytes;
+  const bool near = count * lanes * kBytes<E> <= kNearBytes;
   const int64_t wide_steps = from_memory ? kAheadSteps : near ? 1 : kWideSteps;
   const int64_t block =
       BlockSteps<E, kForwardRegisters>(steps, lanes, count, kForwardTurnBytes, wide_steps);
   const int64_t ahead = from_memory && lanes * kBytes<E> > kStateBytes ? kAheadSteps : 0;
   // All blocks at once, if there is a tile that fits everywhere.
-  if (count == 1 && ForEqualTiles<E, kForwardRegisters>(
-                        lanes, down, ForwardTile<E, 1>{rows, 0, steps, block, ahead})) {
+  const bool one_step = count > 1 && near && block < steps;
+  if (one_step ? ForEqualTiles<E, kForwardRegisters>(lanes, down, ForwardTurns<E>{rows, count})
+               : ForEqualTiles<E, kForwardRegisters>(
+                     lanes, down, ForwardTile<E>{rows, count, 0, steps, block, ahead})) {
     return;
   }
   for (int64_t begin = 0; begin < steps; begin += block) {
     const int64_t end = begin + block < steps ? begin + block : steps;
     for (int r = 0; r < count; ++r) {
       ForTiles<E, kForwardRegisters>(lanes, down,
-                                     ForwardTile<E, 1>{rows + r, begin, end, block, ahead});
+                                     ForwardTile<E>{rows + r, 1, begin, end, block, ahead});
     }
   }
 }
@@ -158,7 +266,7 @@ void ForwardDirectly(const ForwardRow* rows, int count) {
   const int64_t lanes = rows[0].lanes;
   if (!IsNarrow<E>(lanes)) return ForwardByTurns<E>(rows, count);
   if (count == kOverlap && (E::kParts > 1 || lanes > 1)) {
-    return ForNarrow<E>(lanes, ForwardTile<E, kOverlap>{rows, 0, rows[0].steps, rows[0].steps});
+    return ForNarrow<E>(lanes, ForwardNarrow<E>{rows});
   }
   for (int r = 0; r < count; ++r) {
     if constexpr (E::kParts == 1) {

@@ -11,9 +11,14 @@ namespace {
 
 template <class E>
 void Accumulate(void* sum, const void* term, int64_t count) {
-  auto* into = static_cast<typename E::Scalar*>(sum);
-  const auto* from = static_cast<const typename E::Scalar*>(term);
-  for (int64_t i = 0; i < count * E::kParts; ++i) into[i] += from[i];
+  constexpr int N = kWidth<E>;
+  int64_t i = 0;
+  for (; i + N <= count; i += N) {
+    StoreState<E, N>(sum, i, LoadState<E, N>(sum, i) + LoadState<E, N>(term, i));
+  }
+  for (; i < count; ++i) {
+    StoreState<E, 1>(sum, i, LoadState<E, 1>(sum, i) + LoadState<E, 1>(term, i));
+  }
 }
 
 template <class E>

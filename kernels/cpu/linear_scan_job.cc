@@ -167,11 +167,10 @@ class BackwardJob : public RowJob {
 
   void Finish() override {
     if (workspace_ == nullptr) return;
-    const int64_t size = da_count_ * loops_.state_bytes;
-    for (int64_t i = 1; i < sums_; ++i) {
-      loops_.accumulate(workspace_.get(), workspace_.get() + i * size, da_count_);
-    }
-    loops_.narrow(operands_[kDa].array.data, workspace_.get(), da_count_);
+    auto* da = static_cast<char*>(operands_[kDa].array.data);
+    char* total = in_place_ ? da : SumsOf(0);
+    for (int64_t i = 1; i < sums_; ++i) loops_.accumulate(total, SumsOf(i), da_count_);
+    if (!in_place_) loops_.narrow(da, total, da_count_);
   }
 
  private:
@@ -192,22 +191,27 @@ class BackwardJob : public RowJob {
     if (kind_ == DecayGradient::kNone) return;
     // Sums over time are added to what is there, and without tasks nobody writes anything.
     const bool zero = over_time() || tasks_ == 0;
-    const bool own_dtype = loops_.state_bytes == loops_.element_bytes;
-    if (kind_ == DecayGradient::kStore || (sums_ == 1 && own_dtype)) {
-      if (zero) std::memset(operands_[kDa].array.data, 0, da_count_ * loops_.element_bytes);
-      return;
+    in_place_ = kind_ == DecayGradient::kStore || loops_.state_bytes == loops_.element_bytes;
+    if (zero && in_place_) {
+      std::memset(operands_[kDa].array.data, 0, da_count_ * loops_.element_bytes);
     }
+    if (kind_ == DecayGradient::kStore) return;
     sums_ = std::max<int64_t>(sums_, 1);
-    const int64_t size = sums_ * da_count_ * loops_.state_bytes;
+    const int64_t size = (sums_ - in_place_) * da_count_ * loops_.state_bytes;
+    if (size == 0) return;
     workspace_.reset(new char[size]);
     if (zero) std::memset(workspace_.get(), 0, size);
   }
 
+  // Where set `index` of tasks adds up, if not in the result.
+  char* SumsOf(int64_t index) const {
+    return workspace_.get() + (index - in_place_) * da_count_ * loops_.state_bytes;
+  }
+
   Stream Sum(int64_t index, const Offsets& offsets, int64_t lane, int64_t begin) {
     if (kind_ == DecayGradient::kNone) return {};
-    if (workspace_ == nullptr) return At(kDa, offsets, lane, begin);
-    char* sum = workspace_.get() + index * da_count_ * loops_.state_bytes;
-    return At(kDa, sum, loops_.state_bytes, offsets, lane, begin);
+    if (index < in_place_ || kind_ == DecayGradient::kStore) return At(kDa, offsets, lane, begin);
+    return At(kDa, SumsOf(index), loops_.state_bytes, offsets, lane, begin);
   }
 
   BackwardRow Row(const Offsets& offsets, int64_t lane, int64_t count, int64_t begin, int64_t end,
@@ -308,6 +312,7 @@ class BackwardJob : public RowJob {
   bool past_caches_;
   int64_t rows_per_task_ = 1, share_tasks_ = 1, groups_per_task_ = 1;
   int64_t sums_ = 1;
+  bool in_place_ = true;  // the first sums are the result itself
   std::unique_ptr<char[]> workspace_;
   int64_t piece_steps_ = 0, pieces_ = 0;
   std::unique_ptr<Chain> chain_;

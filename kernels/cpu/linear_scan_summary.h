@@ -141,8 +141,9 @@ void SummarizeLoops(const SummaryRow* rows, int count) {
     for (int64_t done = 0; done < steps; done += block) {
       const int64_t n = done + block < steps ? block : steps - done;
       const int64_t begin = adjoint ? steps - done - n : done;
-      ForTiles<E, kTileRegisters>(lanes, down,
-                                  SummaryTile<E, 1, adjoint>{rows + r, begin, begin + n});
+      // The products take a register each.
+      ForTiles<E, kTileRegisters, kWidth<Wide<E>>>(lanes, down,
+                                                   SummaryTile<E, 1, adjoint>{rows + r, begin, begin + n});
     }
   }
 }

@@ -124,9 +124,8 @@ inline void ForWhole(int64_t lane, int64_t lanes, bool down, const Tile& tile) {
     if (!down) ForWhole<N, K / kShrink, kShrink>(next, lanes, down, tile);
   }
 }
-template <class E, int K, class Tile>
+template <class E, int K, int W = kWidth<E>, class Tile>
 inline void ForTiles(int64_t lanes, bool down, const Tile& tile) {
-  constexpr int W = kWidth<E>;
   if constexpr (kIsHalf<E>) {
     ForWhole<W, 4, 4>(0, lanes, down, tile);
   } else {
