@@ -1,7 +1,6 @@
 """Layers whose state is a matrix of keys and values, on `fastscan.linear_attention`."""
 
 import abc
-import functools
 import math
 from typing import ClassVar, NamedTuple
 
@@ -58,24 +57,12 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def unit(x: Float[Array, "... keys"], axes: int | tuple[int, ...] = -1) -> Array:
-    """Return `x / (|x| + 1e-6)`, with the norm over `axes`, whose gradient is zero where x is."""
-    return x / (_norm(x, axes) + 1e-6)
-
-
-@unit.defjvp
-def _unit_jvp(axes, primals, tangents):
-    (x,), (dx,) = primals, tangents
-    norm = _norm(x, axes)
-    scale = 1 / (norm + 1e-6)
-    y = x * scale
-    along = scale / jnp.where(norm == 0, 1, norm) * x
-    return y, scale * dx - y * jnp.sum(along * dx, axes, keepdims=True)
-
-
-def _norm(x: Array, axes: int | tuple[int, ...]) -> Array:
-    return jnp.sqrt(jnp.sum(x * x, axes, keepdims=True))
+    """Return `x / (|x| + 1e-6)`, with the norm over `axes`; zero, as its gradient, where x is."""
+    square = jnp.sum(x * x, axes, keepdims=True)
+    zero = square == 0
+    norm = jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
+    return x / (norm + 1e-6)
 
 
 def rms_norm(ys: Float[Array, "... values"], weight: Float[Array, "... values"]) -> Array:
