@@ -91,7 +91,7 @@ def measure(model: Model, size: Size, repetitions: int) -> Result:
 def _measure(model: Model, size: Size, repetitions: int) -> Result:
     params, loss = model.build(size)
     arguments = (params, *arrays(size))
-    truth = _in_double_precision(loss, arguments)
+    truth = in_double_precision(loss, arguments)
     scans = 0
 
     def removed(fn: Any, elems: Any, reverse: bool = False, axis: int = 0) -> Any:
@@ -153,8 +153,11 @@ def _compile(loss: Any, arguments: Any) -> tuple[Callable[..., Any], float]:
     return compiled, round(time.perf_counter() - start, 4)
 
 
-def _in_double_precision(loss: Any, arguments: Any) -> Callable[..., Any] | None:
-    """The step in double precision, of arguments in single; None where the model has none."""
+def in_double_precision(loss: Any, arguments: Any) -> Callable[..., Any] | None:
+    """The step in double precision, of arguments in single; None where the model has none.
+
+    Its gradient is that with respect to the first argument.
+    """
 
     def widened(arguments: Any) -> Any:
         inexact, others = eqx.partition(arguments, eqx.is_inexact_array)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from fastscan.models.dense import dense
 from fastscan.models.layer import Layer
+from fastscan.models.normalise import normalise
 from fastscan.models.pooling import RunningMean
 
 Mixing = Literal["glu", "half_glu", "swiglu", "gelu", "linear", "none"]
@@ -92,7 +93,7 @@ class ResidualBlock(Layer):
     def forward(self, carry, xs, *, reset, key, return_states):
         """Run over a whole sequence; see `Layer.forward`."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        normed = jax.vmap(self.norm)(xs) if self.prenorm else xs
+        normed = normalise(self.norm, xs) if self.prenorm else xs
         carry, zs, states = self.recurrence.forward(
             carry, normed, reset=reset, key=keys[0], return_states=return_states
         )
@@ -100,7 +101,7 @@ class ResidualBlock(Layer):
             zs = _drop(self.dropout, jax.nn.gelu(zs), keys[1])
         zs = _drop(self.dropout, self._mix(zs), keys[2])
         ys = xs + zs.astype(xs.dtype)
-        return carry, ys if self.prenorm else jax.vmap(self.norm)(ys), states
+        return carry, ys if self.prenorm else normalise(self.norm, ys), states
 
     def _mix(self, z):
         value = z if self.mix is None else dense(self.mix, z)
@@ -160,10 +161,10 @@ class FeedForwardBlock(Layer):
     def forward(self, carry, xs, *, reset, key, return_states):
         """Run over a whole sequence; see `Layer.forward`."""
         del reset, return_states
-        zs = jax.vmap(self.norm)(xs) if self.prenorm else xs
+        zs = normalise(self.norm, xs) if self.prenorm else xs
         zs = dense(self.down, jax.nn.gelu(dense(self.up, zs)))
         ys = xs + _drop(self.dropout, zs, key).astype(xs.dtype)
-        return carry, ys if self.prenorm else jax.vmap(self.norm)(ys), ()
+        return carry, ys if self.prenorm else normalise(self.norm, ys), ()
 
 
 class ResidualBackbone(Layer):
@@ -280,7 +281,7 @@ class ResidualBackbone(Layer):
         for block, block_key in zip(self.blocks, keys, strict=True):
             zs = run(block, zs, block_key)
         if self.norm is not None:
-            zs = jax.vmap(self.norm)(zs)
+            zs = normalise(self.norm, zs)
         if self.pool is not None:
             zs = run(self.pool, zs)
         return tuple(after), dense(self.head, zs).astype(xs.dtype), tuple(states)

@@ -20,6 +20,9 @@ Parameters = Mapping[str, ArrayLike]
 Module = TypeVar("Module", bound=eqx.Module)
 Activation = Literal["full_glu", "half_glu1", "half_glu2", "gelu"]
 
+# What seeds the initialisation, or only tells training from evaluation.
+_OF_EVERY_MODULE = frozenset({"key", "name", "parent", "rng", "rngs", "seed", "training"})
+
 # Flax's defaults.
 _LAYER_NORM_EPS = 1e-6
 _BATCH_NORM_EPS = 1e-5
@@ -68,6 +71,13 @@ def literals(arguments: Mapping[str, Any]) -> dict[str, Any]:
             return argument
 
     return {name: value(argument) for name, argument in arguments.items()}
+
+
+def check_arguments(cls: str, arguments: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a ValueError that lists the arguments which the original's constructor has not."""
+    unknown = sorted(set(arguments) - set(known) - _OF_EVERY_MODULE)
+    if unknown:
+        raise ValueError(f"{cls} takes no arguments {', '.join(unknown)}")
 
 
 def partial_arguments(text: Any) -> dict[str, Any]:

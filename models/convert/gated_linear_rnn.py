@@ -11,6 +11,7 @@ import numpy as np
 from fastscan.models.convert.flax_modules import (
     Parameters,
     below,
+    check_arguments,
     check_class,
     check_names,
     filled,
@@ -29,6 +30,11 @@ _ACTIVATIONS: dict[str, Callable] = {
     "identity": lambda x: x,
 }
 
+_ARGUMENTS = frozenset(
+    "d_h d_model gate_activation hidden_activation input_activation use_tied_gates "
+    "use_true_recurrence".split()
+)
+
 
 def from_gated_linear_rnn(cls: str, params: Parameters, **kwargs: Any) -> GatedLinearRNN:
     """Return the fastscan model of a layer of GatedLinearRNN.
@@ -44,10 +50,11 @@ def from_gated_linear_rnn(cls: str, params: Parameters, **kwargs: Any) -> GatedL
             and are read off them where they are not given. Sizes come from `params`.
 
     Raises:
-        ValueError: the class or an activation is another one, the gates are other ones, or
-            parameters are missing or unknown.
+        ValueError: the class or an activation is another one, the gates are other ones, parameters
+            are missing or unknown, or an argument is.
     """
     check_class(cls, ("GatedLinearRNN",))
+    check_arguments(cls, kwargs, _ARGUMENTS)
     options = literals(kwargs)
     recurrent = "model/recurrent_proj/kernel"
     true_recurrence = bool(options.get("use_true_recurrence", recurrent in params))

@@ -16,6 +16,7 @@ from fastscan.models.cells import GRU, LSTM, MGU, Elman, Spherical
 from fastscan.models.chain import Chain, Pointwise
 from fastscan.models.dense import dense
 from fastscan.models.layer import Layer
+from fastscan.models.leaky_relu import leaky_relu
 from fastscan.models.linear_attention import FART, FWP, GDN, DeltaNet, DeltaProduct
 from fastscan.models.memoroids import (
     DLSE,
@@ -28,6 +29,7 @@ from fastscan.models.memoroids import (
     Stack,
     WindowedAttention,
 )
+from fastscan.models.normalise import to_unit_scale
 from fastscan.models.state_space import LRU
 
 _Arrays = Mapping[str, Array]
@@ -153,7 +155,7 @@ class _FeedForward(eqx.Module):
 
     def __call__(self, xs: Float[Array, "time features"]) -> Float[Array, "time outputs"]:
         ys = dense(self.linear, xs.astype(self.linear.weight.dtype))
-        return jax.nn.leaky_relu(jax.nn.standardize(ys, axis=1, epsilon=1e-5))
+        return leaky_relu(to_unit_scale(ys, centred=True))
 
 
 def _trunk(cls: str, cell: _Cell, arrays: _Arrays, options: _Options) -> Chain:

@@ -9,6 +9,7 @@ from fastscan.models.chain import Chain
 from fastscan.models.convert.flax_modules import (
     Parameters,
     below,
+    check_arguments,
     check_class,
     check_names,
     classifier,
@@ -26,6 +27,10 @@ from fastscan.models.state_space import LRU
 _LRU = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
 _NORM = "normalization"
 _CLASSIFIERS = ("ClassificationModel", "BatchClassificationModel")
+_ARGUMENTS = frozenset(
+    "d_hidden d_model d_output dropout gamma_norm lru max_phase multidim n_layers norm pooling "
+    "prenorm r_max r_min".split()
+)
 _CLASSES = ("LRU", "SequenceLayer", "StackedEncoderModel", *_CLASSIFIERS)
 
 
@@ -50,9 +55,10 @@ def from_minimal_lru(
             `prenorm` and `multidim`, with the original's defaults. Sizes come from `params`.
 
     Raises:
-        ValueError: the class is another one, or parameters are missing or unknown.
+        ValueError: the class is another one, parameters are missing or unknown, or an argument is.
     """
     check_class(cls, _CLASSES)
+    check_arguments(cls, kwargs, _ARGUMENTS)
     options = literals(kwargs)
     weights, statistics = split_statistics(params, batch_stats)
     if cls == "LRU":

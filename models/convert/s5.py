@@ -9,6 +9,7 @@ from fastscan.models.chain import Chain
 from fastscan.models.convert.flax_modules import (
     Parameters,
     below,
+    check_arguments,
     check_class,
     check_names,
     classifier,
@@ -24,6 +25,11 @@ from fastscan.models.convert.flax_modules import (
 from fastscan.models.layer import Layer
 from fastscan.models.state_space import S5, BidirectionalS5
 
+_ARGUMENTS = frozenset(
+    "C_init H Lambda_im_init Lambda_re_init P V Vinv activation batchnorm bidirectional blocks "
+    "bn_momentum clip_eigs conj_sym d_model d_output discretization do_gtrxl_norm do_norm dropout "
+    "dt_max dt_min mode n_layers padded prenorm ssm ssm_size ssm_size_base step_rescale".split()
+)
 _STACKS = ("StackedEncoderModel", "StackedEncoder")
 _CLASSIFIERS = ("ClassificationModel", "BatchClassificationModel")
 _LAYERS = ("S5SSM", "S5")
@@ -60,9 +66,10 @@ def from_s5(
             from `params`.
 
     Raises:
-        ValueError: the class is another one, or parameters are missing or unknown.
+        ValueError: the class is another one, parameters are missing or unknown, or an argument is.
     """
     check_class(cls, _CLASSES)
+    check_arguments(cls, kwargs, _ARGUMENTS)
     options = partial_arguments(kwargs.pop("ssm", "")) | literals(kwargs)
     weights, statistics = split_statistics(params, batch_stats)
     if cls in _LAYERS:

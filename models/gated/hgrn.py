@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 from fastscan.models.dense import dense
 from fastscan.models.layer import Implementation
 from fastscan.models.linear_recurrence import LinearRecurrence
+from fastscan.models.normalise import normalise
 
 
 class HGRN(LinearRecurrence):
@@ -125,5 +126,5 @@ class HGRN(LinearRecurrence):
         if self.theta is not None:
             hs = jnp.concatenate([jnp.real(hs), jnp.imag(hs)], axis=1)
         gate = jax.nn.silu(dense(self.to_gate, xs.astype(hs.dtype)))
-        ys = jax.vmap(self.norm)(hs) * gate
+        ys = normalise(self.norm, hs) * gate
         return dense(self.out_proj, ys).astype(xs.dtype)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 import fastscan
 from fastscan.models.dense import dense
 from fastscan.models.layer import Implementation, Layer
+from fastscan.models.normalise import to_unit_scale
 
 
 class Operands(NamedTuple):
@@ -66,7 +67,7 @@ def unit(x: Float[Array, "... keys"], axes: int | tuple[int, ...] = -1) -> Array
 
 def rms_norm(ys: Float[Array, "... values"], weight: Float[Array, "... values"]) -> Array:
     """Return `weight * ys / rms(ys)`, with the root mean square over the last axis."""
-    return weight * ys * jax.lax.rsqrt(jnp.mean(ys * ys, -1, keepdims=True) + 1e-5)
+    return weight * to_unit_scale(ys, centred=False)
 
 
 def maps(

@@ -18,10 +18,10 @@ from fastscan.models.linear_attention.attention import (
     heads_shape,
     maps,
     merge_heads,
-    rms_norm,
     split_heads,
     zero_state,
 )
+from fastscan.models.normalise import to_unit_scale
 from fastscan.models.sequential import where
 
 
@@ -153,8 +153,8 @@ class RWKV6(Layer):
         S, ys = self._past(r, k, v, log_w, S, reset)
         u = self.u.reshape(*heads_shape(heads), self.key_size)
         ys += jnp.sum(r * u * k, -1, keepdims=True) * v
-        centred = ys - jnp.mean(ys, -1, keepdims=True)
-        ys = merge_heads(rms_norm(centred, self.norm_weight) + self.norm_bias)
+        ys = self.norm_weight * to_unit_scale(ys, centred=True) + self.norm_bias
+        ys = merge_heads(ys)
         ys = dense(self.output, ys * jax.nn.silu(dense(self.gate, x_g))).astype(xs.dtype)
         return (following[-1], S), ys, states
 

@@ -70,7 +70,11 @@ ENTRIES = (
     Entry(
         "dlse",
         DLSE,
-        lambda width: {"input_size": width, "state_size": width},
+        lambda width: {
+            "input_size": width,
+            "state_size": max(2, round(width**0.5)),
+            "output_size": width,
+        },
         "outer products added up by logaddexp; sequential",
         _MEMOROIDS,
         "O(T R^3) work, O(T R^2) memory, R x R states",

@@ -13,6 +13,7 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 from fastscan.models.dense import dense
 from fastscan.models.layer import Implementation
 from fastscan.models.linear_recurrence import LinearRecurrence
+from fastscan.models.normalise import to_unit_scale
 
 
 class FFM(LinearRecurrence):
@@ -111,6 +112,6 @@ class FFM(LinearRecurrence):
         memory = jnp.concatenate([jnp.real(hs), jnp.imag(hs)], axis=2)
         gate = jax.nn.sigmoid(dense(self.gate_out, inputs))
         zs = gate * dense(self.mix, memory.reshape(len(xs), self.mix.in_features))
-        zs = jax.nn.standardize(zs, axis=1, epsilon=1e-5)
+        zs = to_unit_scale(zs, centred=True)
         skip = inputs if self.skip is None else dense(self.skip, inputs)
         return (zs + (1 - gate) * skip).astype(xs.dtype)

@@ -1,13 +1,13 @@
 """The linear recurrent network without a decay: a running sum."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from fastscan.models.dense import dense
 from fastscan.models.layer import Implementation
+from fastscan.models.leaky_relu import leaky_relu
 from fastscan.models.linear_recurrence import LinearRecurrence
 
 
@@ -70,4 +70,4 @@ class LinearRNN(LinearRecurrence):
         self, hs: Float[Array, "time features"], xs: Float[Array, "time features"]
     ) -> Float[Array, "time outputs"]:
         """Return `leaky_relu(W h + b)`."""
-        return jax.nn.leaky_relu(dense(self.projection, hs)).astype(xs.dtype)
+        return leaky_relu(dense(self.projection, hs)).astype(xs.dtype)

@@ -1,12 +1,12 @@
 """The baseline without a memory."""
 
 import equinox as eqx
-import jax
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
 from fastscan.models.dense import dense
 from fastscan.models.layer import Layer
+from fastscan.models.leaky_relu import leaky_relu
 
 
 class MLP(Layer):
@@ -47,4 +47,4 @@ class MLP(Layer):
         """Run over a whole sequence; see `Layer.forward`."""
         del reset, key, return_states
         ys = dense(self.projection, xs.astype(self.projection.weight.dtype))
-        return carry, jax.nn.leaky_relu(ys).astype(xs.dtype), ()
+        return carry, leaky_relu(ys).astype(xs.dtype), ()

@@ -21,6 +21,7 @@ from fastscan.models import (
     ResidualBlock,
     RunningMean,
 )
+from fastscan.models.normalise import normalise
 from tests.models.zoo import FEATURES, make, run
 
 KEY = jax.random.key(0)
@@ -45,6 +46,24 @@ def test_postnorm_block_is_its_equation():
     mixed = jax.vmap(block.mix)(jax.nn.gelu(block.recurrence(None, XS)[1]))
     expected = jax.vmap(block.norm)(XS + mixed)
     np.testing.assert_allclose(block(None, XS)[1], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [eqx.nn.LayerNorm, eqx.nn.RMSNorm])
+def test_normalise_is_the_norm_of_every_step(kind):
+    norm = eqx.tree_at(lambda norm: norm.weight, kind(FEATURES), XS[0])
+
+    @jax.jit
+    def both(norm, xs):
+        def derivatives(function):
+            ys, pull = jax.vjp(function, norm, xs)
+            return ys, pull(ys**2), jax.jvp(lambda xs: function(norm, xs), [xs], [ys])
+
+        return derivatives(normalise), derivatives(lambda norm, xs: jax.vmap(norm)(xs))
+
+    compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(compare, *both(norm, XS))
+    half = jax.eval_shape(normalise, norm, XS.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
 
 
 def test_dropout_needs_a_key():

@@ -80,5 +80,7 @@ def test_errors_list_what_is_wrong():
         converted(golden, use_tied_gates="True")
     with pytest.raises(ValueError, match="gate_activation must be one of tanh, .*got 'cube'"):
         converted(golden, gate_activation="cube")
+    with pytest.raises(ValueError, match="takes no arguments tied"):
+        converted(golden, tied=False)
     with pytest.raises(ValueError, match="unknown class 'LSTM'"):
         from_gated_linear_rnn("LSTM", golden.params)

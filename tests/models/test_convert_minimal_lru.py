@@ -99,6 +99,8 @@ def test_errors_list_what_is_wrong():
         from_minimal_lru("LRU", params)
     with pytest.raises(ValueError, match="known are BatchClassificationModel, .*, LRU"):
         from_minimal_lru("S4", params)
+    with pytest.raises(ValueError, match="LRU takes no arguments hidden"):
+        from_minimal_lru("LRU", golden.params, hidden=6)
     golden = Golden(BATCH)
     weights = {k: v for k, v in golden.params.items() if not k.startswith("batch_stats0/")}
     with pytest.raises(ValueError, match="batch_stats.*\nmissing: encoder/layers_0/norm"):

@@ -156,6 +156,8 @@ def test_errors_list_what_is_wrong():
         from_s5("S5SSM", golden.params, conj_sym=False)
     with pytest.raises(ValueError, match="unknown class 'S4'; known are Batch"):
         from_s5("S4", golden.params)
+    with pytest.raises(ValueError, match="S5SSM takes no arguments Q, conj"):
+        from_s5("S5SSM", golden.params, conj=False, Q=3, seed=0)
     stack = Golden(STACK).params
     with pytest.raises(ValueError, match="missing: layers_2/norm/bias"):
         from_s5("StackedEncoder", stack, n_layers="3")
