@@ -137,13 +137,15 @@ class _Run:
 
     def _diverged(self, what: str, checkpoints: Checkpoints) -> TrainError:
         steps = checkpoints.steps()
-        saved = f"the last good checkpoint is {checkpoints.path(steps[-1])}" if steps else (
-            "there is no checkpoint yet"
+        saved = (
+            f"the last good checkpoint is {checkpoints.path(steps[-1])}"
+            if steps
+            else ("there is no checkpoint yet")
         )
         return TrainError(
             f"{what}; {saved}. Try a lower --optimizer.learning-rate "
-            f"({self.config.optimizer.learning_rate} here), a larger --optimizer.warmup-fraction or "
-            "a smaller --optimizer.clip"
+            f"({self.config.optimizer.learning_rate} here), a larger --optimizer.warmup-fraction "
+            "or a smaller --optimizer.clip"
         )
 
     def report(self) -> None:
