@@ -1,4 +1,4 @@
-"""The same gradient, however it is computed: in parts, recomputed; and in windows what it should be."""
+"""The gradient of an update: in parts, recomputed, in windows, and where nothing counts."""
 
 import dataclasses
 

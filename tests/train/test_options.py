@@ -40,7 +40,8 @@ def test_an_unknown_option_lists_those_that_exist(name):
     with pytest.raises(TrainError) as stop:
         parse((f"{name}=3",), some_class, flag="--x", without=("key",))
     assert str(stop.value) == (
-        f"--x: some_class has no option '{name}'; there are size, rate=0.5, names=('a',), flag=False"
+        f"--x: some_class has no option '{name}'; "
+        "there are size, rate=0.5, names=('a',), flag=False"
     )
 
 
