@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ import tyro
 
 import fastscan
 from fastscan.bench.cli import Bench
+from fastscan.train.baselines import Baselines
 from fastscan.train.config import Train
 from fastscan.train.errors import TrainError
 from fastscan.train.presets import start as start_of_run
@@ -107,7 +108,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(f"fastscan: {error}")
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        extra = type(command).__name__.lower()
+        extra = "bench" if isinstance(command, Bench) else "train"
         if module not in EXTRAS.get(extra, ()):
             raise
         sys.exit(f"fastscan: {extra} needs {module}: {_install(extra)}")
@@ -115,20 +116,22 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def parse_command(args: list[str]) -> Doctor | Bench | Train:
+def parse_command(args: list[str]) -> Doctor | Bench | Train | Baselines:
     """Return the command that the arguments stand for."""
-    # The defaults of `train` depend on these, so they are read before all others.
+    # The defaults of training depend on these, so they are read before all others.
     parser = argparse.ArgumentParser("fastscan", add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset")
-    parser.add_argument("--config", type=Path)
-    start = Train()
-    if args[:1] == ["train"]:
+    parser.add_argument("--preset", "--train.preset")
+    parser.add_argument("--config", "--train.config", type=Path)
+    start, grid = Train(), Baselines()
+    if args[:1] in (["train"], ["baselines"]):
         given, _ = parser.parse_known_args(args)
         start = without_options(start_of_run(given.preset, given.config))
+        grid = Baselines(train=replace(start, compare=False))
     commands = (
         Annotated[Doctor, tyro.conf.subcommand("doctor")]
         | Annotated[Bench, tyro.conf.subcommand("bench")]
         | Annotated[Train, tyro.conf.subcommand("train", default=start)]
+        | Annotated[Baselines, tyro.conf.subcommand("baselines", default=grid)]
     )
     return tyro.cli(commands, prog="fastscan", description=fastscan.__doc__, args=args)
 
