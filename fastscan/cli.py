@@ -24,7 +24,7 @@ from fastscan.train.presets import without_options
 
 # What `pip install 'fastscan[EXTRA]'` brings, by the names under which it is imported.
 EXTRAS = {
-    "bench": ("matplotlib", "pytest_benchmark", "tqdm"),
+    "bench": ("matplotlib", "optax", "pytest_benchmark", "tqdm"),
     "train": ("matplotlib", "optax", "orbax", "sklearn", "tqdm"),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
