@@ -2,7 +2,7 @@
 
 Forward, backward and AdamW of a residual model, as `fastscan train` runs them: tokens per second
 and the memory of the compiled step, with fastscan's kernels and in plain JAX. Both start from the
-same parameters, and the losses of their first two steps have to agree before they are timed in turn.
+same parameters, and the losses of their first two steps have to agree before they are timed.
 """
 
 from __future__ import annotations

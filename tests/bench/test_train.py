@@ -38,7 +38,7 @@ def test_table_and_plot(tmp_path):
     assert rows[3] == "| lru | 1,000,000 | associative | no time | - | - | - |"
     (panel,) = train.draw(RESULTS).axes
     (line,) = panel.get_lines()
-    np.testing.assert_allclose(line.get_ydata(), [400_000])
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), [400_000])
     path = tmp_path / "train.json"
     train.write(path, RESULTS)
     assert [r["failure"] is None for r in json.loads(path.read_text())["results"]] == [True, False]
