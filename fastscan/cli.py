@@ -1,26 +1,33 @@
 """The command `fastscan`."""
 
+import argparse
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import tyro
 
 import fastscan
 from fastscan.bench.cli import Bench
+from fastscan.train.baselines import Baselines
 from fastscan.train.config import Train
 from fastscan.train.errors import TrainError
+from fastscan.train.presets import start as start_of_run
+from fastscan.train.presets import without_options
 
 # What `pip install 'fastscan[EXTRA]'` brings, by the names under which it is imported.
 EXTRAS = {
-    "bench": ("matplotlib", "pytest_benchmark", "tqdm"),
+    "bench": ("matplotlib", "optax", "pytest_benchmark", "tqdm"),
     "train": ("matplotlib", "optax", "orbax", "sklearn", "tqdm"),
+    "tensorboard": ("tensorboardX",),
+    "wandb": ("wandb",),
 }
 
 
@@ -89,10 +96,11 @@ def _processor() -> tuple[str, str]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 1 and one line on what the user can put right."""
-    commands = {"doctor": Doctor, "bench": Bench, "train": Train}
-    command = tyro.extras.subcommand_cli_from_dict(
-        commands, prog="fastscan", description=fastscan.__doc__, args=args
-    )
+    args = sys.argv[1:] if args is None else list(args)
+    try:
+        command = parse_command(args)
+    except TrainError as error:
+        sys.exit(f"fastscan: {error}")
     fastscan.keep_freed_memory()
     try:
         command()
@@ -100,12 +108,32 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(f"fastscan: {error}")
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        extra = type(command).__name__.lower()
+        extra = "bench" if isinstance(command, Bench) else "train"
         if module not in EXTRAS.get(extra, ()):
             raise
         sys.exit(f"fastscan: {extra} needs {module}: {_install(extra)}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def parse_command(args: list[str]) -> Doctor | Bench | Train | Baselines:
+    """Return the command that the arguments stand for."""
+    # The defaults of training depend on these, so they are read before all others.
+    parser = argparse.ArgumentParser("fastscan", add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", "--train.preset")
+    parser.add_argument("--config", "--train.config", type=Path)
+    start, grid = Train(), Baselines()
+    if args[:1] in (["train"], ["baselines"]):
+        given, _ = parser.parse_known_args(args)
+        start = without_options(start_of_run(given.preset, given.config))
+        grid = Baselines(train=replace(start, compare=False))
+    commands = (
+        Annotated[Doctor, tyro.conf.subcommand("doctor")]
+        | Annotated[Bench, tyro.conf.subcommand("bench")]
+        | Annotated[Train, tyro.conf.subcommand("train", default=start)]
+        | Annotated[Baselines, tyro.conf.subcommand("baselines", default=grid)]
+    )
+    return tyro.cli(commands, prog="fastscan", description=fastscan.__doc__, args=args)
 
 
 if __name__ == "__main__":

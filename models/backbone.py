@@ -185,6 +185,7 @@ class ResidualBackbone(Layer):
     norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | None
     pool: RunningMean | None
     head: eqx.nn.Linear
+    remat: bool = eqx.field(static=True)
     input_size: int = eqx.field(static=True)
     output_size: int = eqx.field(static=True)
 
@@ -202,6 +203,7 @@ class ResidualBackbone(Layer):
         pooling: Literal["mean"] | None = None,
         dropout: float = 0.0,
         prenorm: bool = True,
+        remat: bool = False,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
@@ -226,6 +228,8 @@ class ResidualBackbone(Layer):
             pooling: "mean" puts a `RunningMean` before the head.
             dropout: rate of the dropout, which needs a `key` in the call.
             prenorm: whether the norm stands before the recurrence, or after the skip connection.
+            remat: whether the backward pass computes the inside of every block anew instead of
+                keeping it: memory for one block instead of all, for a second forward pass.
             dtype: of the parameters outside the recurrences.
             key: randomness of the initialisation.
 
@@ -256,6 +260,7 @@ class ResidualBackbone(Layer):
         self.norm = make_norm(norm, hidden_size, dtype) if prenorm else None
         self.pool = None if pooling is None else RunningMean(hidden_size, dtype=dtype)
         self.head = eqx.nn.Linear(hidden_size, output_size, dtype=dtype, key=head_key)
+        self.remat = remat
         self.input_size = input_size
         self.output_size = output_size
 
@@ -270,10 +275,14 @@ class ResidualBackbone(Layer):
         zs = dense(self.encoder, xs).astype(xs.dtype)
         after, states = [], []
 
+        def forward(part, carry, zs, key):
+            return part.forward(carry, zs, reset=reset, key=key, return_states=return_states)
+
+        if self.remat:
+            forward = eqx.filter_checkpoint(forward)
+
         def run(part, zs, key=None):
-            last, zs, hs = part.forward(
-                carry[len(after)], zs, reset=reset, key=key, return_states=return_states
-            )
+            last, zs, hs = forward(part, carry[len(after)], zs, key)
             after.append(last)
             states.append(hs)
             return zs

@@ -58,7 +58,7 @@ def test_wrong_arguments_exit_with_2(args, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["train", "baselines", "bench", "doctor"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -87,4 +87,4 @@ def test_help_shows_every_field_with_its_default(capsys):
     assert len(found) > 20
     for option, default in found:
         text = shown[shown.index(option) :]
-        assert f"(default: {default})" in text, option
+        assert f"(default: {'' if default == () else default})" in text, option

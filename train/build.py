@@ -1,15 +1,45 @@
-"""From a config to a model."""
+"""From a config to a task and a model."""
+
+import functools
+import inspect
 
 import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
 import fastscan
-from fastscan.models import LRU, Layer, ResidualBackbone
-from fastscan.models.layer import Implementation
+from fastscan import models
+from fastscan.models import Layer, ResidualBackbone
+from fastscan.models.layer import Implementation, Noncausal
+from fastscan.train import tasks
 from fastscan.train.config import Train
 from fastscan.train.errors import TrainError
+from fastscan.train.options import parse
 from fastscan.train.tasks import Task
+
+# Arguments of the recurrences' classes that have options of their own, or none.
+_NOT_OPTIONS = ("input_size", "output_size", "num_heads", "implementation", "key")
+
+
+def make_task(config: Train) -> Task:
+    """Return the task.
+
+    Raises:
+        TrainError: there is none of that name, or its class does not take the options.
+    """
+    options = parse(config.task_options, tasks.find(config.task), flag="--task-options", without=())
+    try:
+        task = tasks.make(config.task, **options)
+    except (TypeError, ValueError) as error:
+        if not options:
+            raise
+        raise TrainError(f"--task-options: {error}") from error
+    if config.window is not None and task.sequence_length % config.window:
+        raise TrainError(
+            f"--window {config.window} must divide the {task.sequence_length} steps of "
+            f"a sequence of {config.task}"
+        )
+    return task
 
 
 def make_model(config: Train, task: Task, key: PRNGKeyArray) -> Layer:
@@ -22,10 +52,25 @@ def make_model(config: Train, task: Task, key: PRNGKeyArray) -> Layer:
         missing = fastscan.implementations()[config.implementation].missing
         if missing is not None:
             raise TrainError(f"--implementation {config.implementation} cannot be used: {missing}")
+        if not has_implementations(config):
+            raise TrainError(
+                f"--implementation {config.implementation} cannot be used: {config.model} has "
+                "no scan to choose one for"
+            )
     try:
-        return _make(config, task, config.implementation, key)
-    except ValueError as error:
-        raise TrainError(str(error)) from error
+        model = _make(config, task, config.implementation, key)
+    except (ValueError, TypeError) as error:
+        raise TrainError(f"{config.model}: {error}") from error
+    parts = jax.tree.leaves(model, is_leaf=_is_noncausal)
+    if config.window is not None and any(map(_is_noncausal, parts)):
+        raise TrainError("--window cannot be used with a model that also reads from the end")
+    return model
+
+
+def has_implementations(config: Train) -> bool:
+    """Return whether the recurrence can be run in more than one way."""
+    layer = models.available()[config.model].layer
+    return "implementation" in inspect.signature(layer).parameters
 
 
 def with_implementation(
@@ -38,29 +83,32 @@ def with_implementation(
 
 def _make(config: Train, task: Task, implementation: Implementation, key: PRNGKeyArray) -> Layer:
     shape = config.architecture
-    return ResidualBackbone(
-        lambda key: _RECURRENCES[config.model](config, implementation, key),
+    layer = models.available()[config.model].layer
+    options = parse(config.model_options, layer, flag="--model-options", without=_NOT_OPTIONS)
+    if implementation is not None:
+        options["implementation"] = implementation
+    return models.make(
+        config.model,
         input_size=task.input_size,
         hidden_size=shape.hidden_size,
         output_size=task.output_size,
         num_layers=shape.num_layers,
-        mixing=shape.mixing,
-        dropout=shape.dropout,
-        prenorm=shape.prenorm,
+        num_heads=shape.num_heads,
+        bidirectional=shape.bidirectional,
+        backbone=functools.partial(
+            ResidualBackbone,
+            mixing=shape.mixing,
+            norm=shape.norm,
+            feedforward=shape.feedforward,
+            pooling=shape.pooling,
+            dropout=shape.dropout,
+            prenorm=shape.prenorm,
+            remat=config.remat,
+        ),
         key=key,
+        **options,
     )
 
 
-def _make_lru(config: Train, implementation: Implementation, key: PRNGKeyArray) -> Layer:
-    return LRU(
-        config.architecture.hidden_size,
-        config.architecture.state_size,
-        r_min=config.lru.r_min,
-        r_max=config.lru.r_max,
-        max_phase=config.lru.max_phase,
-        implementation=implementation,
-        key=key,
-    )
-
-
-_RECURRENCES = {"lru": _make_lru}
+def _is_noncausal(node: object) -> bool:
+    return isinstance(node, Noncausal)

@@ -4,16 +4,19 @@ import dataclasses
 import statistics
 import time
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 
 from fastscan.models.layer import Implementation, Layer
-from fastscan.train.build import with_implementation
+from fastscan.train.build import has_implementations, with_implementation
 from fastscan.train.config import Train
 from fastscan.train.step import init_state, make_train_step
 from fastscan.train.tasks import Batch, Task
 
-BASELINE = "associative"
+# What the scans run on in plain JAX: the first one that the model has.
+BASELINES = ("associative", "chunked")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +35,11 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The same training step, run by the configured implementation and by the baseline."""
+    """The same training step, run by the configured implementation and in plain JAX."""
 
     ours: Timing
     baseline: Timing
+    baseline_name: str
 
     @property
     def ratio(self) -> float:
@@ -43,7 +47,7 @@ class Comparison:
         return self.baseline.median / self.ours.median
 
     def __str__(self) -> str:
-        rows = (("this run", self.ours), (f'implementation="{BASELINE}"', self.baseline))
+        rows = (("this run", self.ours), (f'implementation="{self.baseline_name}"', self.baseline))
         lines = ["the same training step, timed in turns:"]
         for label, timing in rows:
             lines.append(
@@ -54,24 +58,43 @@ class Comparison:
         return "\n".join(lines)
 
 
+def find_baseline(config: Train, task: Task, model: Layer) -> str | None:
+    """Return the implementation in plain JAX that the model's scans have, if they have one."""
+    if not has_implementations(config):
+        return None
+    run = eqx.filter_jit(lambda model, xs: model(None, xs))
+    xs = jnp.zeros((2, task.input_size), config.dtype)
+    for name in BASELINES:
+        try:
+            # An implementation is chosen, or refuses, when a program is lowered.
+            run.lower(with_implementation(model, config, task, name), xs)
+        except ValueError:
+            continue
+        return name
+    return None
+
+
 def compare_implementations(
     config: Train,
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     model: Layer,
     batch: Batch,
     repeats: int = 5,
-) -> Comparison:
+) -> Comparison | None:
     """Time the first update of `model` on `batch` with the run's implementation and the baseline.
 
     Both are compiled anew, start from the same parameters, and take turns, so that what else the
-    machine does falls on both alike.
+    machine does falls on both alike. There is nothing to compare where there is no baseline.
     """
+    baseline = find_baseline(config, task, model)
+    if baseline is None:
+        return None
     key = jax.random.key(config.seed)
 
     def timed(implementation: Implementation):
         start = init_state(with_implementation(model, config, task, implementation), optimizer)
-        step = make_train_step(task, optimizer)
+        step = make_train_step(task, optimizer, config)
 
         def run() -> float:
             began = time.perf_counter()
@@ -80,12 +103,13 @@ def compare_implementations(
 
         return run
 
-    runs = [timed(config.implementation), timed(BASELINE)]
+    runs = [timed(config.implementation), timed(baseline)]
     first_calls = [run() for run in runs]
     samples = [[run() for run in runs] for _ in range(repeats)]
     return Comparison(
         *(
             Timing(first, tuple(taken))
             for first, taken in zip(first_calls, zip(*samples, strict=True), strict=True)
-        )
+        ),
+        baseline_name=baseline,
     )

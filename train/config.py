@@ -1,52 +1,52 @@
 """What a training run can be told. Nothing here needs the packages of the `train` extra."""
 
 import dataclasses
-import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from fastscan.models.backbone import Mixing
+from fastscan import models
+from fastscan.models.backbone import Mixing, Norm
 from fastscan.train.errors import TrainError
 
 TaskName = Literal["digits"]
-ModelName = Literal["lru"]
+PresetName = Literal["digits", "copy", "scifar", "listops", "imdb"]
+if TYPE_CHECKING:
+    ModelName = str
+else:
+    ModelName = Literal[tuple(models.available())]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shape of the residual backbone."""
+    """What `models.make` builds around the recurrences."""
 
     hidden_size: int = 32
     """Channels between the blocks."""
-    state_size: int = 128
-    """Channels of each recurrence's state."""
     num_layers: int = 2
     """Number of residual blocks."""
+    num_heads: int = 1
+    """Recurrences side by side in a block, each on its share of the channels."""
+    bidirectional: bool = False
+    """Read the sequence from its end too."""
     mixing: Mixing = "glu"
     """How a block mixes channels after its recurrence."""
+    norm: Norm = "layer"
+    """How a block normalises."""
     prenorm: bool = True
     """Normalise before the recurrence; otherwise after the skip connection."""
+    feedforward: int | None = None
+    """Expansion of a feed-forward block after every block; None is none."""
+    pooling: Literal["mean"] | None = None
+    """Whether the head reads the mean since the last reset."""
     dropout: float = 0.0
     """Probability with which dropout zeroes an activation."""
 
 
 @dataclass(frozen=True)
-class LRUOptions:
-    """Ring on which the LRU's eigenvalues start."""
-
-    r_min: float = 0.9
-    """Inner radius."""
-    r_max: float = 0.999
-    """Outer radius, at most 1."""
-    max_phase: float = 2 * math.pi
-    """Largest angle, in radians per step."""
-
-
-@dataclass(frozen=True)
 class Optimizer:
-    """AdamW with warm-up and cosine decay; Adam without weight decay on the recurrence."""
+    """AdamW on a schedule; Adam without weight decay on the recurrence."""
 
     learning_rate: float = 8e-3
     """Highest learning rate, reached after the warm-up."""
@@ -56,28 +56,57 @@ class Optimizer:
     """Decoupled weight decay of everything but the recurrent parameters."""
     warmup_fraction: float = 0.1
     """Share of the steps over which the learning rate rises from zero."""
-    clip: float = 1.0
-    """Largest global norm of the gradient."""
+    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    """After the warm-up: down to `final_rate` along a cosine; the same; or lower by
+    `plateau_factor` whenever the training loss, averaged over `evaluate_every` steps, has not
+    improved for `plateau_patience` such averages."""
+    final_rate: float = 0.0
+    """Learning rate at the end of the cosine."""
+    plateau_factor: float = 0.5
+    """What a plateau multiplies the learning rate by."""
+    plateau_patience: int = 5
+    """Averages without improvement that make a plateau."""
+    clip: float | None = 1.0
+    """Largest global norm of the gradient; None does not clip."""
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a model on a task; the defaults are the demonstration of the README."""
 
+    preset: PresetName = "digits"
+    """The recipe that the other options start from."""
+    config: Path | None = None
+    """The config.json of another run to start from instead."""
     task: TaskName = "digits"
     """What to learn."""
+    task_options: tuple[str, ...] = ()
+    """Arguments of the task's class, key=value; those of the preset stay for its own task."""
     model: ModelName = "lru"
-    """Which recurrence to learn it with."""
+    """Which recurrence to learn it with, by its name in `fastscan.models.available()`."""
+    model_options: tuple[str, ...] = ()
+    """Arguments of the recurrence's class, key=value; those of the preset stay for its own
+    model."""
     steps: int = 200
     """Number of updates."""
     batch_size: int = 4
-    """Packed sequences per update."""
+    """Sequences per update."""
     seed: int = 0
     """Seed of the initialisation, the data order, the augmentation and dropout."""
     implementation: Literal["cpu", "triton", "pallas", "scan", "associative"] | None = None
     """How the scan runs; None takes the best one that is installed."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the inputs and of the activations between layers; parameters, states and loss stay in
+    float32."""
+    accumulate: int = 1
+    """Parts that a batch is cut into and whose gradients are added up: the same update, less
+    memory."""
+    window: int | None = None
+    """Steps after which the gradient is cut off while the carry goes on: truncated
+    backpropagation through time, one update for the whole sequence."""
+    remat: bool = False
+    """Recompute the inside of every block in the backward pass: less memory, more time."""
     architecture: Architecture = field(default_factory=Architecture)
-    lru: LRUOptions = field(default_factory=LRUOptions)
     optimizer: Optimizer = field(default_factory=Optimizer)
     log_every: int = 10
     """Steps between records in the log."""
@@ -85,42 +114,77 @@ class Train:
     """Steps between evaluations on the test set."""
     checkpoint_every: int = 50
     """Steps between checkpoints."""
+    keep: int = 2
+    """How many of the newest checkpoints to keep, besides the best one."""
     directory: Path = Path("runs")
     """Folder that holds the runs."""
     name: str | None = None
     """Name of this run's folder; None makes a new one called after the task and the model."""
     resume: bool = False
     """Continue the run called `name`, or the newest one of this task and model."""
+    tensorboard: bool = False
+    """Write the log for TensorBoard too."""
+    wandb: bool = False
+    """Send the log to Weights & Biases too."""
     compare: bool = True
-    """At the end, time the same training step with `implementation="associative"`."""
+    """At the end, time the same training step in plain JAX."""
 
     def __call__(self) -> None:
         """Run the training."""
         from fastscan.train.loop import train
+        from fastscan.train.presets import with_options_of_start
 
-        train(self)
+        train(with_options_of_start(self))
 
 
 def check(config: Train) -> None:
-    """Raise `TrainError` if a number that counts something is not positive."""
-    architecture = config.architecture
+    """Raise `TrainError` if a number is out of its range."""
+    architecture, optimizer = config.architecture, config.optimizer
     counts = {
         "steps": config.steps,
         "batch-size": config.batch_size,
+        "accumulate": config.accumulate,
+        "window": config.window,
         "log-every": config.log_every,
         "evaluate-every": config.evaluate_every,
         "checkpoint-every": config.checkpoint_every,
+        "keep": config.keep,
         "architecture.hidden-size": architecture.hidden_size,
-        "architecture.state-size": architecture.state_size,
         "architecture.num-layers": architecture.num_layers,
+        "architecture.num-heads": architecture.num_heads,
+        "architecture.feedforward": architecture.feedforward,
+        "optimizer.plateau-patience": optimizer.plateau_patience,
     }
     for option, value in counts.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise TrainError(f"--{option} must be at least 1, got {value}")
+    if config.batch_size % config.accumulate:
+        raise TrainError(
+            f"--accumulate {config.accumulate} must divide --batch-size {config.batch_size}"
+        )
+    if not 0 < optimizer.plateau_factor < 1:
+        raise TrainError(
+            f"--optimizer.plateau-factor must be between 0 and 1, got {optimizer.plateau_factor}"
+        )
+    if not 0 <= optimizer.warmup_fraction <= 1:
+        raise TrainError(
+            f"--optimizer.warmup-fraction must be from 0 to 1, got {optimizer.warmup_fraction}"
+        )
 
 
-# These say where and how a run is looked at, not what it computes: resuming may change them.
-PLACEMENT = ("directory", "name", "resume", "compare")
+# These say where a run comes from, and how and where it is looked at, not what it computes:
+# resuming may change them.
+PLACEMENT = (
+    "preset",
+    "config",
+    "keep",
+    "directory",
+    "name",
+    "resume",
+    "tensorboard",
+    "wandb",
+    "compare",
+)
 
 
 def to_json(config: Train) -> dict[str, Any]:
@@ -137,25 +201,27 @@ def from_json(values: dict[str, Any], cls: type = Train) -> Any:
     types = typing.get_type_hints(cls)
     if unknown := values.keys() - {f.name for f in dataclasses.fields(cls)}:
         raise ValueError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
-    nested = {
-        k: from_json(v, types[k]) for k, v in values.items() if dataclasses.is_dataclass(types[k])
-    }
-    return cls(**{**values, **nested})
+
+    def read(name: str, value: Any) -> Any:
+        if dataclasses.is_dataclass(types[name]):
+            return from_json(value, types[name])
+        return tuple(value) if isinstance(value, list) else value
+
+    return cls(**{name: read(name, value) for name, value in values.items()})
 
 
-def changed_fields(config: Any, saved: Any, prefix: str = "") -> list[str]:
+def changed_fields(config: Any, saved: Any, start: Any, prefix: str = "") -> list[str]:
     """Return the options of `config` that were set to something else than `saved` has.
 
-    An option at its default counts as not set.
+    An option that is what `start` has counts as not set, and so do no options.
     """
-    default = type(config)()
     changed = []
     for f in dataclasses.fields(config):
-        ours, theirs = getattr(config, f.name), getattr(saved, f.name)
+        ours, theirs, default = (getattr(c, f.name) for c in (config, saved, start))
         if f.name in PLACEMENT:
             continue
         if dataclasses.is_dataclass(ours):
-            changed += changed_fields(ours, theirs, f"{prefix}{f.name}.")
-        elif ours not in (theirs, getattr(default, f.name)):
+            changed += changed_fields(ours, theirs, default, f"{prefix}{f.name}.")
+        elif ours not in (theirs, default, ()):
             changed.append(f"--{prefix}{f.name}".replace("_", "-"))
     return changed

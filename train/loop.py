@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -8,20 +9,26 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import numpy as np
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 from tqdm import tqdm
 
-from fastscan.train import tasks
-from fastscan.train.build import make_model
+from fastscan.train.build import make_model, make_task
 from fastscan.train.checkpoint import Checkpoints
 from fastscan.train.comparison import compare_implementations
 from fastscan.train.config import Train, check
 from fastscan.train.errors import TrainError
 from fastscan.train.optimizer import make_optimizer
 from fastscan.train.rundir import LOG, Log, create_run, find_run, plot_curves, read_log
-from fastscan.train.step import TrainState, init_state, make_evaluate, make_train_step
+from fastscan.train.step import Sums, TrainState, init_state, make_evaluate, make_train_step
 from fastscan.train.tasks import Task
+from fastscan.train.termination import Termination
+from fastscan.train.trackers import Tracker, check_installed, open_trackers
+
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+# A terminal's line is redrawn; where nobody watches, a line a few times a minute is enough.
+REDRAW_SECONDS, LINE_SECONDS = 0.1, 10
 
 
 def train(config: Train) -> TrainState:
@@ -29,26 +36,32 @@ def train(config: Train) -> TrainState:
 
     A resumed run ends with the same numbers, bit for bit, as one that was never interrupted:
     batches and dropout are functions of the seed and the step, and the checkpoint holds the rest.
+    On SIGTERM the state is saved and returned as it is.
 
     Raises:
         TrainError: the user can put it right, or the loss is no longer a number.
     """
-    check(config)
     path, config = find_run(config)
-    task = tasks.make(config.task)
+    check(config)
+    check_installed(config)
+    task = make_task(config)
     model_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, config.steps, config.evaluate_every)
     state = init_state(make_model(config, task, model_key), optimizer)
 
     # Only now, so that an option that does not work leaves no folder behind.
     if not config.resume:
         create_run(path, config)
     run = _Run(config, path, task, optimizer, dropout_key)
-    state = run.train(state)
+    step, state = run.train(state)
+    if step < config.steps:
+        print(f"stopped by SIGTERM after step {step}, which is saved: --resume goes on", flush=True)
+        return state
     run.report()
     if config.compare:
         batch = task.train_batch(config.seed, 0, config.batch_size)
-        print(compare_implementations(config, task, optimizer, state.model, batch))
+        comparison = compare_implementations(config, task, optimizer, state.model, batch)
+        print(comparison or f"{config.model} runs in one way only: nothing to compare with")
     return state
 
 
@@ -57,54 +70,82 @@ class _Run:
     config: Train
     path: Path
     task: Task
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     dropout_key: PRNGKeyArray
 
-    def train(self, state: TrainState) -> TrainState:
-        """Go on from the newest checkpoint, or from `state` where there is none, to the end."""
+    def train(self, state: TrainState) -> tuple[int, TrainState]:
+        """Go on from the newest checkpoint, or from `state` where there is none.
+
+        Returns the state after the last step, or after the one during which SIGTERM came, and how
+        many steps that were.
+        """
         config, task = self.config, self.task
-        checkpoints = Checkpoints(self.path / "checkpoints")
-        start = checkpoints.latest_step() or 0
-        if start:
-            state = checkpoints.restore(start, state)
-        self._announce(state, start)
-        log = Log(self.path / LOG, start)
-        train_step, evaluate = make_train_step(task, self.optimizer), make_evaluate(task)
-        test_batches = list(task.test_batches(config.batch_size))
-        began = time.perf_counter() - log.seconds()
+        with contextlib.ExitStack() as stack:
+            checkpoints = Checkpoints(self.path / "checkpoints", config.keep)
+            stack.callback(checkpoints.close)
+            start, state = checkpoints.restore_newest(state)
+            self._announce(state, start)
+            log = Log(self.path / LOG, start)
+            trackers = open_trackers(config, self.path, start)
+            for tracker in trackers:
+                stack.callback(tracker.close)
+            termination = stack.enter_context(Termination())
+            bar = stack.enter_context(_progress_bar(start, config.steps))
 
-        def record(step: int, split: str, loss: float, metric: float) -> None:
-            values = {"loss": loss, task.metric_name: metric}
-            log.write(
-                step=step, split=split, **values, seconds=round(time.perf_counter() - began, 3)
-            )
-
-        with _progress_bar(start, config.steps) as bar:
+            train_step = make_train_step(task, self.optimizer, config)
+            evaluate = make_evaluate(task, config)
+            test_batches = list(task.test_batches(config.batch_size))
+            tokens_per_step = config.batch_size * task.sequence_length
+            record = _Recorder(task, tokens_per_step, log, trackers, start)
+            unread: dict[int, Array] = {}
             shown: dict[str, str] = {}
             for step in range(start + 1, config.steps + 1):
                 batch = task.train_batch(config.seed, step - 1, config.batch_size)
                 key = jax.random.fold_in(self.dropout_key, step)
                 state, sums = train_step(state, batch, key)
+                unread[step] = sums.loss
                 last = step == config.steps
+                improved = False
                 if last or step % config.log_every == 0:
-                    loss, metric = sums.means()
-                    if not math.isfinite(loss):
-                        raise TrainError(
-                            f"the loss is {loss} at step {step}: try a lower "
-                            "--optimizer.learning-rate"
-                        )
-                    record(step, "train", loss, metric)
-                    shown |= {"loss": f"{loss:.3f}", task.metric_name: f"{metric:.3f}"}
+                    self._check_losses(unread, checkpoints)
+                    shown |= record(step, "train", sums)
                 if last or step % config.evaluate_every == 0:
-                    loss, metric = evaluate(state.model, test_batches)
-                    record(step, "test", loss, metric)
-                    shown |= {"test": f"{metric:.3f}"}
-                if last or step % config.checkpoint_every == 0:
-                    checkpoints.save(step, state)
+                    shown |= record(step, "test", evaluate(state.model, test_batches))
+                    improved = log.best_step(task.metric_name, task.higher_is_better) == step
                 bar.set_postfix(shown, refresh=False)
                 bar.update()
-        checkpoints.close()
-        return state
+                if last or improved or step % config.checkpoint_every == 0 or termination.requested:
+                    self._check_losses(unread, checkpoints)
+                    self._check_parameters(state, step, checkpoints)
+                    best = log.best_step(task.metric_name, task.higher_is_better)
+                    checkpoints.save(step, state, best)
+                if termination.requested:
+                    return step, state
+            return config.steps, state
+
+    def _check_losses(self, unread: dict[int, Array], checkpoints: Checkpoints) -> None:
+        for step, loss in unread.items():
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss is {float(loss)} at step {step}", checkpoints)
+        unread.clear()
+
+    def _check_parameters(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
+        for leaf in jax.tree.leaves(eqx.filter(state.model, eqx.is_inexact_array)):
+            if not np.isfinite(leaf).all():
+                what = f"the update of step {step} left parameters that are no numbers"
+                raise self._diverged(what, checkpoints)
+
+    def _diverged(self, what: str, checkpoints: Checkpoints) -> TrainError:
+        steps = checkpoints.steps()
+        if steps:
+            saved = f"the last good checkpoint is {checkpoints.path(steps[-1])}"
+        else:
+            saved = "there is no checkpoint yet"
+        return TrainError(
+            f"{what}; {saved}. Try a lower --optimizer.learning-rate "
+            f"({self.config.optimizer.learning_rate} here), a larger --optimizer.warmup-fraction "
+            "or a smaller --optimizer.clip"
+        )
 
     def report(self) -> None:
         """Draw the curves, and print the result and where everything is."""
@@ -131,12 +172,48 @@ class _Run:
         )
 
 
+class _Recorder:
+    """Writes records to the log and to the trackers, and says what the progress bar shows."""
+
+    def __init__(
+        self, task: Task, tokens_per_step: int, log: Log, trackers: list[Tracker], start: int
+    ):
+        self._task, self._tokens_per_step = task, tokens_per_step
+        self._log, self._trackers = log, trackers
+        self._step, self._seconds = start, log.seconds()
+        self._began = time.perf_counter() - self._seconds
+
+    def __call__(self, step: int, split: str, sums: Sums) -> dict[str, str]:
+        loss, metric = sums.means()
+        seconds = time.perf_counter() - self._began
+        record = {
+            "step": step,
+            "split": split,
+            "loss": loss,
+            self._task.metric_name: metric,
+            "seconds": round(seconds, 3),
+        }
+        self._log.write(record)
+        for tracker in self._trackers:
+            tracker.write(record)
+        if split == "test":
+            return {"test": f"{metric:.3f}"}
+        tokens = (step - self._step) * self._tokens_per_step
+        speed = tokens / (seconds - self._seconds)
+        self._step, self._seconds = step, seconds
+        return {
+            "loss": f"{loss:.3f}",
+            self._task.metric_name: f"{metric:.3f}",
+            "tokens/s": f"{speed:,.0f}",
+        }
+
+
 def _progress_bar(start: int, steps: int) -> tqdm:
     return tqdm(
         total=steps,
         initial=start,
         unit="step",
         dynamic_ncols=True,
-        # Where nobody watches (a log file), a line a few times a minute is enough.
-        mininterval=0.1 if sys.stderr.isatty() else 10,
+        bar_format=BAR,
+        mininterval=REDRAW_SECONDS if sys.stderr.isatty() else LINE_SECONDS,
     )

@@ -24,16 +24,12 @@ def parameter_groups(model: Layer):
     return eqx.tree_at(recurrent, groups, replace_fn=lambda _: "recurrent")
 
 
-def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
-    """Return the optimiser of a run of that many steps."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=max(1, round(config.warmup_fraction * steps)),
-        decay_steps=max(2, steps),
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
+def make_optimizer(
+    config: Optimizer, steps: int, evaluate_every: int = 1
+) -> optax.GradientTransformationExtraArgs:
+    """Return the optimiser of a run of that many steps; its `update` takes the loss as `value`."""
+    schedule = make_schedule(config, steps)
+    parts = [
         optax.partition(
             {
                 "recurrent": optax.adam(lambda count: config.recurrent_factor * schedule(count)),
@@ -41,5 +37,27 @@ def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformatio
             },
             # A model can be called, so optax would take a tree of labels for a function.
             lambda parameters: parameter_groups(parameters),
-        ),
-    )
+        )
+    ]
+    if config.clip is not None:
+        parts.insert(0, optax.clip_by_global_norm(config.clip))
+    if config.schedule == "plateau":
+        parts.append(
+            optax.contrib.reduce_on_plateau(
+                factor=config.plateau_factor,
+                patience=config.plateau_patience,
+                accumulation_size=evaluate_every,
+            )
+        )
+    return optax.with_extra_args_support(optax.chain(*parts))
+
+
+def make_schedule(config: Optimizer, steps: int) -> optax.Schedule:
+    """Return the learning rate by the number of updates before; a plateau is not part of it."""
+    peak, warmup = config.learning_rate, round(config.warmup_fraction * steps)
+    if config.schedule == "cosine":
+        # The steps of the decay include the warm-up's, and there must be one of its own.
+        return optax.warmup_cosine_decay_schedule(
+            0.0, peak, warmup, max(steps, warmup + 1), end_value=config.final_rate
+        )
+    return optax.linear_schedule(0.0, peak, warmup) if warmup else optax.constant_schedule(peak)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
-from fastscan.train.config import Train, changed_fields, from_json, to_json
+from fastscan.train.config import PLACEMENT, Train, changed_fields, to_json
 from fastscan.train.errors import TrainError
+from fastscan.train.presets import read_config, start
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
@@ -60,25 +62,19 @@ def _existing_run(config: Train) -> tuple[Path, Train]:
                 "out --resume to start one, or give its --name or --directory"
             )
         path = runs[max(runs)]
-    try:
-        saved = from_json(json.loads((path / CONFIG).read_text()))
-    except FileNotFoundError:
+    if not (path / CONFIG).exists():
         raise TrainError(
             f"{path / CONFIG} does not exist, so there is no run to resume: leave out --resume to "
             "start one, or check --name and --directory"
-        ) from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise TrainError(
-            f"{path / CONFIG} is not a config of this version of fastscan: {error}; start another "
-            "run"
-        ) from None
-    if changed := changed_fields(config, saved):
+        )
+    saved = read_config(path / CONFIG)
+    if changed := changed_fields(config, saved, start(config.preset, config.config)):
         raise TrainError(
             f"{', '.join(changed)} differs from what {path} was started with: leave it out to "
             "resume, or start another run"
         )
-    placement = {name: getattr(config, name) for name in ("directory", "resume", "compare")}
-    return path, dataclasses.replace(saved, name=path.name, **placement)
+    placement = {name: getattr(config, name) for name in PLACEMENT}
+    return path, dataclasses.replace(saved, **placement | {"name": path.name})
 
 
 class Log:
@@ -94,7 +90,13 @@ class Log:
         """Return how long the run had taken at the last record."""
         return self.records[-1]["seconds"] if self.records else 0.0
 
-    def write(self, **record: Any) -> None:
+    def best_step(self, metric: str, higher_is_better: bool) -> int | None:
+        """Return the first step whose test metric is the best one so far; None is no test yet."""
+        sign = 1 if higher_is_better else -1
+        tests = [r for r in self.records if r["split"] == "test" and math.isfinite(r[metric])]
+        return max(tests, key=lambda r: sign * r[metric])["step"] if tests else None
+
+    def write(self, record: dict[str, Any]) -> None:
         """Append one record."""
         self.records.append(record)
         with self._path.open("a") as file:

@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 
-from fastscan import implementations
-from fastscan.train import Architecture, LRUOptions, Optimizer, Train, TrainError
-from fastscan.train.build import _RECURRENCES
-from fastscan.train.config import changed_fields, check, from_json, to_json
+from fastscan import implementations, models
+from fastscan.train import Architecture, Optimizer, Train, TrainError
+from fastscan.train.config import PresetName, changed_fields, check, from_json, to_json
+from fastscan.train.presets import PRESETS
 from fastscan.train.rundir import Log, create_run, find_run, plot_curves, write_atomically
 
 OTHER = Train(
@@ -19,7 +19,7 @@ OTHER = Train(
     seed=3,
     implementation="scan",
     architecture=Architecture(num_layers=5, mixing="gelu", prenorm=False),
-    lru=LRUOptions(max_phase=1.0),
+    model_options=("max_phase=1.0",),
     optimizer=Optimizer(clip=0.5),
 )
 
@@ -31,16 +31,18 @@ def test_json_round_trip(config):
 
 def test_json_of_another_version():
     values = to_json(Train())
-    values["architecture"]["num_heads"] = 4
-    with pytest.raises(ValueError, match="Architecture has no field num_heads"):
+    values["architecture"]["state_size"] = 4
+    with pytest.raises(ValueError, match="Architecture has no field state_size"):
         from_json(values)
 
 
 def test_changed_fields_are_those_that_were_set():
-    assert changed_fields(Train(), OTHER) == []
-    assert changed_fields(OTHER, OTHER) == []
+    assert changed_fields(Train(), OTHER, start=Train()) == []
+    assert changed_fields(OTHER, OTHER, start=Train()) == []
     given = dataclasses.replace(OTHER, steps=8, architecture=Architecture(hidden_size=3))
-    assert changed_fields(given, OTHER) == ["--steps", "--architecture.hidden-size"]
+    changed = ["--steps", "--architecture.hidden-size"]
+    assert changed_fields(given, OTHER, start=Train()) == changed
+    assert changed_fields(given, OTHER, start=given) == []
 
 
 @pytest.mark.parametrize(
@@ -102,13 +104,23 @@ def test_log_drops_what_is_written_again(tmp_path):
     path = tmp_path / "log.jsonl"
     log = Log(path, 0)
     for step in (1, 2, 3):
-        log.write(step=step, seconds=10.0 * step)
+        log.write({"step": step, "seconds": 10.0 * step})
     with path.open("a") as file:
         file.write('{"step": 4, "sec')
     resumed = Log(path, 2)
     assert resumed.seconds() == 20
-    resumed.write(step=3, seconds=25.0)
+    resumed.write({"step": 3, "seconds": 25.0})
     assert [json.loads(line)["seconds"] for line in path.read_text().splitlines()] == [10, 20, 25]
+
+
+def test_best_step_is_the_first_of_the_best(tmp_path):
+    log = Log(tmp_path / "log.jsonl", 0)
+    assert log.best_step("error", True) is None
+    for step, error in enumerate([0.5, float("nan"), 0.2, 0.9, 0.2, 0.9], start=1):
+        log.write({"step": step, "split": "test", "error": error})
+        log.write({"step": step, "split": "train", "error": step * (-1) ** step})
+    assert log.best_step("error", False) == 3
+    assert log.best_step("error", True) == 4
 
 
 def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
@@ -143,4 +155,5 @@ def test_choices_are_those_of_the_code():
     }
     linear = {name for name, row in implementations().items() if "linear" in row.families}
     assert set(choices["implementation"]) == {*linear, type(None)}
-    assert set(choices["model"]) == set(_RECURRENCES)
+    assert set(choices["model"]) == set(models.available())
+    assert get_args(PresetName) == tuple(PRESETS)

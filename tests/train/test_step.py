@@ -15,7 +15,9 @@ from fastscan.train.step import init_state, make_evaluate, make_train_step
 from fastscan.train.tasks.digits import Digits
 
 CONFIG = Train(
-    architecture=Architecture(hidden_size=4, state_size=4, num_layers=1), implementation="scan"
+    architecture=Architecture(hidden_size=4, num_layers=1),
+    model_options=("state_size=4",),
+    implementation="scan",
 )
 
 
@@ -46,13 +48,15 @@ def test_evaluate_is_the_mean_over_digits_that_count(task, model):
     assert len(outputs) == 400 and total == 360
     loss = np.mean(task.loss(outputs, labels)[:total])
     accuracy = np.mean(task.metric(outputs, labels)[:total])
-    np.testing.assert_allclose(make_evaluate(task)(model, batches), (loss, accuracy), rtol=1e-5)
+    np.testing.assert_allclose(
+        make_evaluate(task, CONFIG)(model, batches).means(), (loss, accuracy), rtol=1e-5
+    )
 
 
 def test_what_does_not_count_does_not_matter(task, model):
     optimizer = make_optimizer(Optimizer(), 10)
     batch = task.train_batch(0, 0, 8)
-    step, state = make_train_step(task, optimizer), init_state(model, optimizer)
+    step, state = make_train_step(task, optimizer, CONFIG), init_state(model, optimizer)
     expected = step(state, batch, jax.random.key(0))
     # Targets where nothing is asked for.
     other = batch._replace(targets=jnp.where(batch.mask, batch.targets, 0))
@@ -65,7 +69,7 @@ def test_what_does_not_count_does_not_matter(task, model):
 
 def test_update_keeps_shapes_and_dtypes_and_lowers_the_loss(task, model):
     optimizer = make_optimizer(Optimizer(learning_rate=3e-2, warmup_fraction=0.0), 20)
-    step, state = make_train_step(task, optimizer), init_state(model, optimizer)
+    step, state = make_train_step(task, optimizer, CONFIG), init_state(model, optimizer)
     batch, losses = task.train_batch(0, 0, 32), []
     for _ in range(10):
         after, sums = step(state, batch, jax.random.key(0))
@@ -92,6 +96,7 @@ def test_comparison(task, model):
     comparison = compare_implementations(
         CONFIG, task, make_optimizer(Optimizer(), 10), model, batch, repeats=3
     )
+    assert comparison is not None and comparison.baseline_name == "associative"
     for timing in (comparison.ours, comparison.baseline):
         assert len(timing.samples) == 3
         assert 0 < min(timing.samples) <= timing.median <= max(timing.samples)
