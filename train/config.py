@@ -10,7 +10,32 @@ from typing import Any, Literal
 from fastscan.models.backbone import Mixing
 from fastscan.train.errors import TrainError
 
-TaskName = Literal["digits"]
+TaskName = Literal[
+    "digits",
+    "copy",
+    "selective_copy",
+    "induction_heads",
+    "associative_recall",
+    "adding",
+    "parity",
+    "listops",
+    "localization",
+    "digit_math",
+    "pathfinder",
+    "narma",
+    "henon",
+    "logistic",
+    "sines",
+    "mackey_glass",
+    "lorenz",
+    "lorenz96",
+    "roessler",
+    "multiscroll",
+    "kuramoto_sivashinsky",
+    "repeat_previous",
+    "tmaze",
+    "lambda_returns",
+]
 ModelName = Literal["lru"]
 
 

@@ -1,0 +1,118 @@
+"""The dynamical systems against SciPy's integrators and against reservoirpy."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate
+
+from fastscan.train import tasks
+from fastscan.train.tasks import maps
+
+
+@pytest.fixture(scope="module")
+def reservoirpy():
+    """What reservoirpy gives, whose systems rnn-jax copies."""
+    path = Path(__file__).parents[1] / "golden" / "data_rnnjax_reservoirpy.npz"
+    with np.load(path) as file:
+        return {key.removeprefix("out/"): file[key] for key in file.files}
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"), [("henon", "henon_map"), ("logistic", "logistic_map")]
+)
+def test_maps_step_by_step(reservoirpy, name, reference):
+    """Since they are chaotic, and the reference is in float64, every step starts anew."""
+    states = reservoirpy[reference]
+    actual = jax.vmap(tasks.make(name).next)(states[:-1].astype(np.float32))
+    np.testing.assert_allclose(actual, states[1:], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference", "interval"),
+    [
+        ("lorenz", "lorenz", 0.03),
+        ("roessler", "rossler", 0.1),
+        ("multiscroll", "multiscroll", 0.01),
+    ],
+)
+def test_flows_are_those_of_reservoirpy(reservoirpy, name, reference, interval):
+    """Which spreads n samples over n intervals, both ends included, and integrates roughly."""
+    expected = reservoirpy[reference]
+    interval *= len(expected) / (len(expected) - 1)
+    task = tasks.make(name, interval=interval)
+    actual = maps.iterate(task.next, jnp.asarray(expected[0], jnp.float32), len(expected))
+    np.testing.assert_allclose(actual, expected, atol=0.01 * np.abs(expected).max())
+
+
+def test_mackey_glass_is_that_of_reservoirpy(reservoirpy):
+    """Whose steps are x' times 0.9215, since its method of order 4 takes whole steps for half ones.
+
+    The right factor is (1 - exp(-b)) / b.
+    """
+    series = reservoirpy["mackey_glass"][:, 0]
+    histories = np.lib.stride_tricks.sliding_window_view(series[:-1], 18).astype(np.float32)
+    actual = jax.vmap(tasks.make("mackey_glass").next)(histories)
+    np.testing.assert_array_equal(actual[:, :-1], histories[:, 1:])
+    right = (1 - np.exp(-0.1)) / 0.1
+    expected = series[17:-1] + np.diff(series[17:]) * right / 0.9215
+    np.testing.assert_allclose(actual[:, -1], expected, atol=1e-5)
+
+
+def test_kuramoto_sivashinsky_is_that_of_reservoirpy(reservoirpy):
+    expected = reservoirpy["kuramoto_sivashinsky"]
+    task = tasks.make("kuramoto_sivashinsky", points=16, domain=32 * np.pi)
+    actual = task.solve(jnp.asarray(expected[0], jnp.float32), 10)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("waves", [2, 8])
+def test_sines_are_those_of_reservoirpy(reservoirpy, waves):
+    """Which start at phase 0 and are scaled to [-1, 1]."""
+    sines = np.sin(np.outer(np.arange(20), maps.FREQUENCIES[:waves])).sum(axis=1)
+    expected = 2 * (sines - sines.min()) / np.ptp(sines) - 1
+    np.testing.assert_allclose(reservoirpy[f"mso{waves}"][:, 0], expected, atol=1e-12)
+
+
+def test_sines_have_the_frequencies():
+    """Up to amplitudes and phases: least squares leave nothing over."""
+    series = np.asarray(tasks.make("sines", length=60, waves=8).train_batch(0, 0, 1).xs[0, :, 0])
+    angles = np.outer(np.arange(60), maps.FREQUENCIES)
+    waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    solution = np.linalg.lstsq(waves, series)[0]
+    np.testing.assert_allclose(waves @ solution, series, atol=1e-4)
+    np.testing.assert_allclose(np.hypot(solution[:8], solution[8:]), 0.5, atol=1e-3)
+
+
+def lorenz(x, y, z):
+    return 10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z
+
+
+def lorenz96(*x):
+    return [(x[(i + 1) % 5] - x[i - 2]) * x[i - 1] - x[i] + 8 for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "derivative"),
+    [("lorenz", {}, lorenz), ("lorenz96", {"sites": 5, "substeps": 4}, lorenz96)],
+)
+def test_flows_by_another_integrator(name, options, derivative):
+    task = tasks.make(name, **options)
+    start = np.random.default_rng(0).normal(3, 3, task.coordinates)
+    actual = maps.iterate(task.next, jnp.asarray(start, jnp.float32), 25)
+    times = task.interval * np.arange(25)
+    expected = integrate.solve_ivp(
+        lambda _, state: derivative(*state), (0, times[-1]), start, t_eval=times, rtol=1e-9
+    ).y.T
+    np.testing.assert_allclose(actual, expected, atol=1e-2)
+
+
+def test_narma_draws_again_where_the_system_runs_away(monkeypatch):
+    """Here, nearly all inputs are said to do so."""
+    original = maps.narma
+    monkeypatch.setattr(maps, "narma", lambda u: original(u) + (u[0] > 0.05))
+    xs, targets, _ = maps.Narma(length=12).episode(jax.random.key(1))
+    assert float(xs[0, 0]) * 0.1443 + 0.25 <= 0.05
+    assert float(targets.max()) < (1 - 0.388) / 0.108
