@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from fastscan.train import tasks
-from fastscan.train.tasks import maps
+from fastscan.train.tasks import flows, maps
 
 
 @pytest.fixture(scope="module")
@@ -21,28 +20,28 @@ def reservoirpy():
 
 
 @pytest.mark.parametrize(
-    ("name", "reference"), [("henon", "henon_map"), ("logistic", "logistic_map")]
+    ("task", "reference"), [(maps.Henon(), "henon_map"), (maps.Logistic(), "logistic_map")]
 )
-def test_maps_step_by_step(reservoirpy, name, reference):
+def test_maps_step_by_step(reservoirpy, task, reference):
     """Since they are chaotic, and the reference is in float64, every step starts anew."""
     states = reservoirpy[reference]
-    actual = jax.vmap(tasks.make(name).next)(states[:-1].astype(np.float32))
+    actual = jax.jit(jax.vmap(task.next))(states[:-1].astype(np.float32))
     np.testing.assert_allclose(actual, states[1:], atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("name", "reference", "interval"),
+    ("system", "reference", "interval"),
     [
-        ("lorenz", "lorenz", 0.03),
-        ("roessler", "rossler", 0.1),
-        ("multiscroll", "multiscroll", 0.01),
+        (flows.Lorenz, "lorenz", 0.03),
+        (flows.Roessler, "rossler", 0.1),
+        (flows.Multiscroll, "multiscroll", 0.01),
     ],
 )
-def test_flows_are_those_of_reservoirpy(reservoirpy, name, reference, interval):
+def test_flows_are_those_of_reservoirpy(reservoirpy, system, reference, interval):
     """Which spreads n samples over n intervals, both ends included, and integrates roughly."""
     expected = reservoirpy[reference]
     interval *= len(expected) / (len(expected) - 1)
-    task = tasks.make(name, interval=interval)
+    task = system(interval=interval)
     actual = maps.iterate(task.next, jnp.asarray(expected[0], jnp.float32), len(expected))
     np.testing.assert_allclose(actual, expected, atol=0.01 * np.abs(expected).max())
 
@@ -54,7 +53,7 @@ def test_mackey_glass_is_that_of_reservoirpy(reservoirpy):
     """
     series = reservoirpy["mackey_glass"][:, 0]
     histories = np.lib.stride_tricks.sliding_window_view(series[:-1], 18).astype(np.float32)
-    actual = jax.vmap(tasks.make("mackey_glass").next)(histories)
+    actual = jax.jit(jax.vmap(flows.MackeyGlass().next))(histories)
     np.testing.assert_array_equal(actual[:, :-1], histories[:, 1:])
     right = (1 - np.exp(-0.1)) / 0.1
     expected = series[17:-1] + np.diff(series[17:]) * right / 0.9215
@@ -63,7 +62,7 @@ def test_mackey_glass_is_that_of_reservoirpy(reservoirpy):
 
 def test_kuramoto_sivashinsky_is_that_of_reservoirpy(reservoirpy):
     expected = reservoirpy["kuramoto_sivashinsky"]
-    task = tasks.make("kuramoto_sivashinsky", points=16, domain=32 * np.pi)
+    task = flows.KuramotoSivashinsky(points=16, domain=32 * np.pi)
     actual = task.solve(jnp.asarray(expected[0], jnp.float32), 10)
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
@@ -76,16 +75,6 @@ def test_sines_are_those_of_reservoirpy(reservoirpy, waves):
     np.testing.assert_allclose(reservoirpy[f"mso{waves}"][:, 0], expected, atol=1e-12)
 
 
-def test_sines_have_the_frequencies():
-    """Up to amplitudes and phases: least squares leave nothing over."""
-    series = np.asarray(tasks.make("sines", length=60, waves=8).train_batch(0, 0, 1).xs[0, :, 0])
-    angles = np.outer(np.arange(60), maps.FREQUENCIES)
-    waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    solution = np.linalg.lstsq(waves, series)[0]
-    np.testing.assert_allclose(waves @ solution, series, atol=1e-4)
-    np.testing.assert_allclose(np.hypot(solution[:8], solution[8:]), 0.5, atol=1e-3)
-
-
 def lorenz(x, y, z):
     return 10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z
 
@@ -95,11 +84,10 @@ def lorenz96(*x):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "derivative"),
-    [("lorenz", {}, lorenz), ("lorenz96", {"sites": 5, "substeps": 4}, lorenz96)],
+    ("task", "derivative"),
+    [(flows.Lorenz(), lorenz), (flows.Lorenz96(sites=5, interval=0.02), lorenz96)],
 )
-def test_flows_by_another_integrator(name, options, derivative):
-    task = tasks.make(name, **options)
+def test_flows_by_another_integrator(task, derivative):
     start = np.random.default_rng(0).normal(3, 3, task.coordinates)
     actual = maps.iterate(task.next, jnp.asarray(start, jnp.float32), 25)
     times = task.interval * np.arange(25)
@@ -113,6 +101,6 @@ def test_narma_draws_again_where_the_system_runs_away(monkeypatch):
     """Here, nearly all inputs are said to do so."""
     original = maps.narma
     monkeypatch.setattr(maps, "narma", lambda u: original(u) + (u[0] > 0.05))
-    xs, targets, _ = maps.Narma(length=12).episode(jax.random.key(1))
+    xs, targets, _ = jax.jit(maps.Narma(length=12).episode)(jax.random.key(1))
     assert float(xs[0, 0]) * 0.1443 + 0.25 <= 0.05
     assert float(targets.max()) < (1 - 0.388) / 0.108

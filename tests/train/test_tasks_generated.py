@@ -1,6 +1,7 @@
 """The generated tasks, each against a slow reference, and what all of them have in common."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,15 @@ from scipy.spatial.transform import Rotation
 
 from fastscan.train import tasks
 from fastscan.train.errors import TrainError
-from fastscan.train.tasks import Classification, Regression, digit_math, listops, localization
+from fastscan.train.tasks import (
+    Classification,
+    Regression,
+    digit_math,
+    listops,
+    localization,
+    maps,
+    pathfinder,
+)
 from fastscan.train.tasks.digits import Digits
 from fastscan.train.tasks.forecasting import Forecasting
 from fastscan.train.tasks.generated import Episodic, pack
@@ -45,7 +54,7 @@ TINY = {
 }
 
 
-def tiny(name):
+def tiny(name) -> Any:
     return tasks.make(name, test_sequences=3, **TINY[name])
 
 
@@ -198,7 +207,9 @@ def check_associative_recall(_, batch):
         assert list(y) == slow(list(x), 6)
     # There, "not seen" is the same number as one of the symbols.
     reference = golden("gln_associative_recall")
-    ours = np.asarray(jax.vmap(lambda x: followers(x, 8))(reference["inputs"].astype(np.int32)))
+    ours = np.asarray(
+        jax.jit(jax.vmap(lambda x: followers(x, 8)))(reference["inputs"].astype(np.int32))
+    )
     np.testing.assert_array_equal(np.where(ours == 8, 6, ours), reference["targets"])
 
 
@@ -279,7 +290,7 @@ def check_localization(_, batch):
 
 def test_localization_in_space_is_that_of_memax():
     reference = golden("memax_continuous_localization")
-    rotations, positions = jax.vmap(localization.poses)(
+    rotations, positions = jax.jit(jax.vmap(localization.poses))(
         reference["delta_rotation"], reference["delta_position"]
     )
     expected = Rotation.from_rotvec(reference["absolute_rotation"].reshape(-1, 3)).as_matrix()
@@ -317,11 +328,12 @@ def test_digit_math_classes_are_about_as_likely_as_one_another():
 
 def check_pathfinder(_, batch):
     """Where lines have no gaps, the discs are joined if they lie on the same patch of ink."""
-    task = tasks.make("pathfinder", side=24, gap=0.0)
+    task = pathfinder.Pathfinder(side=24, gap=0.0)
     rng = np.random.default_rng(0)
     for joined in [True, False] * 5:
         image, ends = task.draw(rng, joined)
-        patches, count = ndimage.label(image > -0.6, np.ones((3, 3)))
+        labelled: Any = ndimage.label(image > -0.6, np.ones((3, 3)))
+        patches, count = labelled
         first, second = (patches[tuple(np.rint(end).astype(int))] for end in ends)
         assert count == 4 and first > 0 and second > 0
         assert (first == second) == joined
@@ -414,6 +426,17 @@ def check_henon(_, batch):
     x = batch.xs[..., 0] * 0.722 + 0.256
     expected = 1 - 1.4 * x[:, 1:-1] ** 2 + 0.3 * x[:, :-2]
     np.testing.assert_allclose(x[:, 2:], expected, atol=1e-5)
+
+
+def check_sines(task, batch):
+    """Up to amplitudes and phases: least squares leave nothing over."""
+    angles = np.outer(np.arange(22), maps.FREQUENCIES[:5])
+    waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    for x, y in zip(batch.xs[..., 0], batch.targets[..., 0], strict=True):
+        series = np.concatenate([x, y[-10:]])
+        solution = np.linalg.lstsq(waves, series)[0]
+        np.testing.assert_allclose(waves @ solution, series, atol=1e-4)
+        np.testing.assert_allclose(np.hypot(solution[:5], solution[5:]), np.sqrt(2 / 5), rtol=1e-3)
 
 
 def check_narma(_, batch):

@@ -20,6 +20,7 @@ class Forecasting(Episodic, Regression):
     the default parameters. To forecast the present value (persistence) is the baseline.
     """
 
+    coordinates: ClassVar[int]
     mean: ClassVar[float | tuple[float, ...]] = 0.0
     deviation: ClassVar[float | tuple[float, ...]] = 1.0
 
@@ -38,11 +39,6 @@ class Forecasting(Episodic, Regression):
         at_least(self, length=1, horizon=1, washout=0)
         if self.observed is not None:
             at_least(self, observed=1)
-
-    @property
-    @abc.abstractmethod
-    def coordinates(self) -> int:
-        """Coordinates of the system."""
 
     @abc.abstractmethod
     def trajectory(self, key: PRNGKeyArray, samples: int) -> Float[Array, "samples coordinates"]:

@@ -45,8 +45,8 @@ class Generated(Task):
         for start in range(0, self.test_sequences, batch_size):
             rows = np.arange(start, start + batch_size)
             batch = self._rows(TEST, 0, 0, rows % self.test_sequences)
-            counts = jnp.asarray(rows < self.test_sequences)[:, None]
-            yield batch._replace(mask=batch.mask & counts)
+            counts = rows[:, None] < self.test_sequences
+            yield batch._replace(mask=jax.device_put(np.asarray(batch.mask) & counts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ class OnHost(Generated):
             self.sequence(np.random.default_rng([seed, stream, step, row]), stream == TRAINING)
             for row in rows
         ]
-        return Batch(*(jnp.asarray(np.stack(arrays)) for arrays in zip(*drawn, strict=True)))
+        return Batch(*jax.device_put([np.stack(arrays) for arrays in zip(*drawn, strict=True)]))
 
 
 def at_least(task: Task, **minima: float) -> None:
