@@ -132,8 +132,9 @@ def test_the_test_set_does_not_depend_on_the_batch_size():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("copy", {"pattern": "long"}, "pattern of the task copy takes int, got 'long'"),
         ("copy", {"pattern": 0}, "pattern of the task copy must be at least 1, got 0"),
-        ("adding", {"test_sequences": 0}, "test-sequences of the task adding must be at least 1"),
+        ("adding", {"test_sequences": 0}, "test_sequences of the task adding must be at least 1"),
         ("listops", {"sequence_length": 20}, "must be at least 100, got 20"),
         ("repeat_previous", {"delay": 52}, "add decks"),
         ("localization", {"dimensions": 4}, "must be 2 or 3, got 4"),

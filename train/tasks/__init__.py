@@ -7,7 +7,7 @@ from fastscan.train.config import TaskName
 from fastscan.train.errors import TrainError
 from fastscan.train.tasks.task import Batch, Classification, Regression, Task
 
-__all__ = ["Batch", "Classification", "Regression", "Task", "available", "make"]
+__all__ = ["Batch", "Classification", "Regression", "Task", "available", "find", "make"]
 
 # Module and class, by name, so that a task's own packages are imported only where it is used.
 _CLASSES = {
@@ -43,17 +43,22 @@ def available() -> tuple[str, ...]:
     return tuple(_CLASSES)
 
 
-def make(name: TaskName | str, **options: Any) -> Task:
-    """Return the task of that name.
-
-    Args:
-        name: One of `available()`.
-        options: Fields of the task's class, such as its lengths.
+def find(name: TaskName | str) -> type[Task]:
+    """Return the class of the task of that name.
 
     Raises:
-        TrainError: there is no task of that name, or an option is out of range.
+        TrainError: there is no task of that name.
     """
     if name not in _CLASSES:
         raise TrainError(f"there is no task {name!r}; choose one of {', '.join(_CLASSES)}")
     module, _, cls = _CLASSES[name].partition(".")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), cls)(**options)
+    return getattr(importlib.import_module(f"{__name__}.{module}"), cls)
+
+
+def make(name: TaskName | str, **options: Any) -> Task:
+    """Return the task of that name; `options` go to its class.
+
+    Raises:
+        TrainError: there is no task of that name, or an option is out of range.
+    """
+    return find(name)(**options)

@@ -1,7 +1,9 @@
 """Tasks whose sequences are drawn at random, as many as are asked for."""
 
 import abc
+import dataclasses
 import functools
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,6 +32,13 @@ class Generated(Task):
 
     def __post_init__(self):
         """Check the options."""
+        for option in dataclasses.fields(self):
+            value, kind = getattr(self, option.name), type(option.default)
+            if not isinstance(value, (kind, int) if kind in (float, type(None)) else kind):
+                raise TrainError(
+                    f"{option.name} of the task {self.name} takes "
+                    f"{inspect.formatannotation(option.type)}, got {value!r}"
+                )
         at_least(self, test_sequences=1)
 
     @abc.abstractmethod
@@ -139,8 +148,7 @@ def at_least(task: Task, **minima: float) -> None:
     for option, minimum in minima.items():
         if (value := getattr(task, option)) < minimum:
             raise TrainError(
-                f"{option.replace('_', '-')} of the task {task.name} must be at least {minimum}, "
-                f"got {value}"
+                f"{option} of the task {task.name} must be at least {minimum}, got {value}"
             )
 
 

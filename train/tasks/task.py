@@ -30,7 +30,7 @@ class Task(abc.ABC):
     name: ClassVar[str]
     metric_name: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
-    """Whether a larger metric is the better one."""
+    """Whether a larger metric is a better one, as an accuracy is and an error is not."""
     input_size: int
     output_size: int
     sequence_length: int
