@@ -422,9 +422,9 @@ def check_lambda_returns(task, batch):
             np.testing.assert_allclose(y[t], following, rtol=1e-4, atol=1e-6)
 
 
-def check_henon(_, batch):
+def check_henon(task, batch):
     """With the other coordinate put in."""
-    x = batch.xs[..., 0] * 0.722 + 0.256
+    x = batch.xs[..., 0] * task.deviation[0] + task.mean[0]
     expected = 1 - 1.4 * x[:, 1:-1] ** 2 + 0.3 * x[:, :-2]
     np.testing.assert_allclose(x[:, 2:], expected, atol=1e-5)
 
@@ -442,13 +442,15 @@ def check_sines(task, batch):
 
 def check_narma(_, batch):
     for u, targets in zip(batch.xs[..., 0], batch.targets[..., 0], strict=True):
-        u, y = u * 0.1443 + 0.25, np.zeros(41)
+        u, y = u * maps.INPUT_DEVIATION + maps.INPUT_MEAN, np.zeros(41)
         assert -1e-6 <= u.min() and u.max() <= 0.5 + 1e-6
         for t in range(40):
             total = sum(y[t - i] for i in range(10) if t - i >= 0)
             product = u[t - 9] * u[t] if t >= 9 else 0
             y[t + 1] = 0.3 * y[t] + 0.05 * y[t] * total + 1.5 * product + 0.1
-        np.testing.assert_allclose(targets, (y[1:] - 0.388) / 0.108, atol=1e-4)
+        np.testing.assert_allclose(
+            targets, (y[1:] - maps.OUTPUT_MEAN) / maps.OUTPUT_DEVIATION, atol=1e-4
+        )
 
 
 REFERENCES = {

@@ -25,7 +25,7 @@ class Adding(Episodic, Regression):
     input_size = 2
     output_size = 1
 
-    length: int = 200
+    length: int = 100
     """Steps."""
 
     def __post_init__(self):

@@ -1,6 +1,7 @@
 """Forecasting of systems in continuous time."""
 
 import abc
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,9 +11,8 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from fastscan.train.errors import TrainError
-from fastscan.train.tasks.forecasting import Forecasting
+from fastscan.train.tasks.forecasting import Forecasting, iterate
 from fastscan.train.tasks.generated import at_least
-from fastscan.train.tasks.maps import iterate
 
 
 def runge_kutta(
@@ -249,11 +249,14 @@ class MackeyGlass(Forecasting):
     def next(self, history: Float[Array, " delay+1"]) -> Float[Array, " delay+1"]:
         """Return the values from x(t - tau) to x(t), one sample later."""
         for _ in range(self.substeps):
-            delayed = history[0]
-            source = self.a * delayed / (1 + delayed**self.n)
-            new = runge_kutta(lambda x: source - self.b * x, history[-1], 1 / self.substeps)  # noqa: B023
+            derivative = functools.partial(self.derivative, history[0])
+            new = runge_kutta(derivative, history[-1], 1 / self.substeps)
             history = jnp.append(history[1:], new)
         return history
+
+    def derivative(self, delayed: Float[Array, ""], x: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the derivative of x with respect to time."""
+        return self.a * delayed / (1 + delayed**self.n) - self.b * x
 
 
 @dataclass(frozen=True, kw_only=True)

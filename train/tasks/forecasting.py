@@ -1,9 +1,11 @@
 """Forecasting of a dynamical system: what the tasks of `maps` and `flows` share."""
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -75,3 +77,10 @@ class Forecasting(Episodic, Regression):
     def persistence(self, batch: Batch) -> Float[Array, "batch time outputs"]:
         """Return the baseline's outputs: the present values."""
         return batch.xs
+
+
+def iterate(
+    function: Callable[[Array], Array], start: Float[Array, "..."], samples: int
+) -> Float[Array, "samples ..."]:
+    """Return start, f(start), f(f(start)), ..."""
+    return jax.lax.scan(lambda x, _: (function(x), x), start, length=samples)[1]

@@ -65,7 +65,7 @@ class Localization(Episodic, Regression):
         columns = rotations[:, :, :-1].reshape(self.length, -1)
         return Episode(
             xs=jnp.concatenate([turns, moves], axis=-1),
-            targets=jnp.concatenate([positions / jnp.sqrt(self.length), columns], axis=-1),
+            targets=jnp.concatenate([positions / self.length**0.5, columns], axis=-1),
             mask=jnp.ones(self.length, bool),
         )
 

@@ -1,6 +1,5 @@
 """Forecasting of systems in discrete time: NARMA-10, Henon, logistic, multiple sines."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -9,11 +8,15 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from fastscan.train.errors import TrainError
-from fastscan.train.tasks.forecasting import Forecasting
+from fastscan.train.tasks.forecasting import Forecasting, iterate
 from fastscan.train.tasks.generated import Episode, Episodic, at_least
 from fastscan.train.tasks.task import Regression
 
 ORDER = 10
+
+# Of NARMA-10, in the mean over inputs and steps.
+INPUT_MEAN, INPUT_DEVIATION = 0.25, 0.1443
+OUTPUT_MEAN, OUTPUT_DEVIATION = 0.388, 0.108
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,8 @@ class Narma(Episodic, Regression):
 
         _, u, y = jax.lax.while_loop(runs_away, draw, draw((key,)))
         return Episode(
-            xs=((u - 0.25) / 0.1443)[:, None],
-            targets=((y - 0.388) / 0.108)[:, None],
+            xs=((u - INPUT_MEAN) / INPUT_DEVIATION)[:, None],
+            targets=((y - OUTPUT_MEAN) / OUTPUT_DEVIATION)[:, None],
             mask=jnp.ones(self.length, bool),
         )
 
@@ -76,13 +79,6 @@ def narma(u: Float[Array, " time"]) -> Float[Array, " time"]:
 
     zeros = jnp.zeros(ORDER, u.dtype)
     return jax.lax.scan(step, (zeros, zeros), u)[1]
-
-
-def iterate(
-    function: Callable[[Array], Array], start: Float[Array, "..."], samples: int
-) -> Float[Array, "samples ..."]:
-    """Return start, f(start), f(f(start)), ..."""
-    return jax.lax.scan(lambda x, _: (function(x), x), start, length=samples)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,4 +177,4 @@ class Sines(Forecasting):
         phases = jax.random.uniform(key, (self.waves,), jnp.float32, 0, 2 * np.pi)
         steps = jnp.arange(samples, dtype=jnp.float32)[:, None]
         waves = jnp.sin(jnp.array(FREQUENCIES[: self.waves], jnp.float32) * steps + phases)
-        return jnp.sum(waves, axis=1, keepdims=True) * jnp.sqrt(2 / self.waves).astype(jnp.float32)
+        return jnp.sum(waves, axis=1, keepdims=True) * (2 / self.waves) ** 0.5
