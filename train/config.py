@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastscan import models
 from fastscan.models.backbone import Mixing, Norm
 from fastscan.train.errors import TrainError
+from fastscan.train.task_classes import TaskName
 
-TaskName = Literal["digits"]
 PresetName = Literal["digits", "copy", "scifar", "listops", "imdb"]
 if TYPE_CHECKING:
     ModelName = str

@@ -1,21 +1,18 @@
-"""The tasks, one file each, all with the interface of `Task`."""
+"""The tasks, one file each or one a family, all with the interface of `Task`."""
 
 import importlib
 from typing import Any
 
-from fastscan.train.config import TaskName
 from fastscan.train.errors import TrainError
-from fastscan.train.tasks.task import Batch, Classification, Task
+from fastscan.train.task_classes import CLASSES, TaskName
+from fastscan.train.tasks.task import Batch, Classification, Regression, Task
 
-__all__ = ["Batch", "Classification", "Task", "available", "find", "make"]
-
-# By name, so that a task's own packages are imported only where it is used.
-_CLASSES = {"digits": "Digits"}
+__all__ = ["Batch", "Classification", "Regression", "Task", "available", "find", "make"]
 
 
 def available() -> tuple[str, ...]:
     """Return the names that `make` knows."""
-    return tuple(_CLASSES)
+    return tuple(CLASSES)
 
 
 def find(name: TaskName | str) -> type[Task]:
@@ -24,15 +21,16 @@ def find(name: TaskName | str) -> type[Task]:
     Raises:
         TrainError: there is no task of that name.
     """
-    if name not in _CLASSES:
-        raise TrainError(f"there is no task {name!r}; choose one of {', '.join(_CLASSES)}")
-    return getattr(importlib.import_module(f"{__name__}.{name}"), _CLASSES[name])
+    if name not in CLASSES:
+        raise TrainError(f"there is no task {name!r}; choose one of {', '.join(CLASSES)}")
+    module, _, cls = CLASSES[name].partition(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), cls)
 
 
 def make(name: TaskName | str, **options: Any) -> Task:
     """Return the task of that name; `options` go to its class.
 
     Raises:
-        TrainError: there is no task of that name.
+        TrainError: there is no task of that name, or an option is out of range.
     """
     return find(name)(**options)

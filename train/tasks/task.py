@@ -68,3 +68,22 @@ class Classification(Task):
     def metric(self, outputs, targets):
         """Return 1 where the largest logit is the target's, and 0 elsewhere."""
         return (jnp.argmax(outputs, axis=-1) == targets).astype(outputs.dtype)
+
+
+class Regression(Task):
+    """A task whose targets are numbers: squared error, and the error at a step.
+
+    Both are over the outputs of one step: their mean square, and its root. Where targets have no
+    scale of their own, they have a variance of about 1.
+    """
+
+    metric_name = "error"
+    higher_is_better = False
+
+    def loss(self, outputs, targets):
+        """Return the mean square of the outputs' errors."""
+        return jnp.mean(jnp.square(outputs - targets), axis=-1)
+
+    def metric(self, outputs, targets):
+        """Return the root mean square of the outputs' errors."""
+        return jnp.sqrt(self.loss(outputs, targets))

@@ -1,0 +1,86 @@
+"""Forecasting of a dynamical system: what the tasks of `maps` and `flows` share."""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from fastscan.train.tasks.generated import Episode, Episodic, at_least
+from fastscan.train.tasks.task import Batch, Regression
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecasting(Episodic, Regression):
+    """From the trajectory so far, its values `horizon` samples ahead; every step counts.
+
+    Every trajectory starts at a place of its own, and on the attractor: the samples before it gets
+    there are left out. Values are shifted and scaled by `mean` and `deviation`, the attractor's at
+    the default parameters. To forecast the present value (persistence) is the baseline.
+    """
+
+    coordinates: ClassVar[int]
+    mean: ClassVar[float | tuple[float, ...]] = 0.0
+    deviation: ClassVar[float | tuple[float, ...]] = 1.0
+
+    length: int = 512
+    """Samples of a trajectory that are read."""
+    horizon: int = 1
+    """How many samples ahead the forecast is."""
+    observed: int | None = None
+    """How many of the coordinates are read and forecast, from the first one on; None: all."""
+    washout: int = 200
+    """Samples that are left out at the start."""
+
+    def __post_init__(self):
+        """Check the options."""
+        super().__post_init__()
+        at_least(self, length=1, horizon=1, washout=0)
+        if self.observed is not None:
+            at_least(self, observed=1)
+
+    @abc.abstractmethod
+    def trajectory(self, key: PRNGKeyArray, samples: int) -> Float[Array, "samples coordinates"]:
+        """Return the trajectory from a random start."""
+
+    @property
+    def episode_length(self) -> int:
+        """Samples of a trajectory that are read."""
+        return self.length
+
+    @property
+    def input_size(self) -> int:
+        """Coordinates that are read."""
+        return min(self.coordinates, self.observed or self.coordinates)
+
+    @property
+    def output_size(self) -> int:
+        """Coordinates that are forecast."""
+        return self.input_size
+
+    def episode(self, key: PRNGKeyArray) -> Episode:
+        """Return a trajectory and its future."""
+        values = self.trajectory(key, self.washout + self.length + self.horizon)[self.washout :]
+        values = (values - jnp.array(self.mean, jnp.float32)) / jnp.array(
+            self.deviation, jnp.float32
+        )
+        values = values[:, : self.input_size]
+        return Episode(
+            xs=values[: self.length],
+            targets=values[self.horizon :],
+            mask=jnp.ones(self.length, bool),
+        )
+
+    def persistence(self, batch: Batch) -> Float[Array, "batch time outputs"]:
+        """Return the baseline's outputs: the present values."""
+        return batch.xs
+
+
+def iterate(
+    function: Callable[[Array], Array], start: Float[Array, "..."], samples: int
+) -> Float[Array, "samples ..."]:
+    """Return start, f(start), f(f(start)), ..."""
+    return jax.lax.scan(lambda x, _: (function(x), x), start, length=samples)[1]
