@@ -10,7 +10,20 @@ from typing import Any, Literal
 from fastscan.models.backbone import Mixing
 from fastscan.train.errors import TrainError
 
-TaskName = Literal["digits"]
+TaskName = Literal[
+    "digits",
+    "permuted_digits",
+    "smnist",
+    "psmnist",
+    "scifar",
+    "scifar_grey",
+    "imdb",
+    "lra_listops",
+    "aan",
+    "lra_pathfinder",
+    "path_x",
+    "speech_commands",
+]
 ModelName = Literal["lru"]
 
 

@@ -1,15 +1,29 @@
 """The tasks, one file each, all with the interface of `Task`."""
 
 import importlib
+from typing import Any
 
 from fastscan.train.config import TaskName
 from fastscan.train.errors import TrainError
 from fastscan.train.tasks.task import Batch, Classification, Task
 
-__all__ = ["Batch", "Classification", "Task", "available", "make"]
+__all__ = ["Batch", "Classification", "Task", "available", "find", "make"]
 
-# By name, so that a task's own packages are imported only where it is used.
-_CLASSES = {"digits": "Digits"}
+# Module and class, by name, so that a task's own packages are imported only where it is used.
+_CLASSES = {
+    "digits": "digits.Digits",
+    "permuted_digits": "digits.PermutedDigits",
+    "smnist": "images.SequentialMNIST",
+    "psmnist": "images.PermutedMNIST",
+    "scifar": "images.SequentialCIFAR10",
+    "scifar_grey": "images.GreyCIFAR10",
+    "imdb": "imdb.IMDb",
+    "lra_listops": "long_range_arena.ListOpsFiles",
+    "aan": "long_range_arena.Retrieval",
+    "lra_pathfinder": "long_range_arena.PathfinderFiles",
+    "path_x": "long_range_arena.PathX",
+    "speech_commands": "speech_commands.SpeechCommands",
+}
 
 
 def available() -> tuple[str, ...]:
@@ -17,12 +31,27 @@ def available() -> tuple[str, ...]:
     return tuple(_CLASSES)
 
 
-def make(name: TaskName | str) -> Task:
-    """Return the task of that name.
+def find(name: TaskName | str) -> type[Task]:
+    """Return the class of the task of that name.
 
     Raises:
         TrainError: there is no task of that name.
     """
     if name not in _CLASSES:
         raise TrainError(f"there is no task {name!r}; choose one of {', '.join(_CLASSES)}")
-    return getattr(importlib.import_module(f"{__name__}.{name}"), _CLASSES[name])()
+    module, _, cls = _CLASSES[name].partition(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), cls)
+
+
+def make(name: TaskName | str, **options: Any) -> Task:
+    """Return the task of that name.
+
+    Args:
+        name: one of `available()`.
+        options: arguments of the task's class, such as its lengths.
+
+    Raises:
+        TrainError: there is no task of that name, an option is out of range, or its data are not
+            to be had.
+    """
+    return find(name)(**options)

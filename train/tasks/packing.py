@@ -62,8 +62,8 @@ class Packing:
             raise TrainError(f"sequence {np.argmin(self.lengths)} has no steps")
         if self.lengths.max() > capacity and not cut:
             raise TrainError(
-                f"{np.sum(self.lengths > capacity):,} of {len(self.lengths):,} sequences are longer "
-                f"than sequence_length={capacity}: set it to {self.lengths.max()} or more, or set "
+                f"{np.sum(self.lengths > capacity):,} of {len(self.lengths):,} sequences are longer"
+                f" than sequence_length={capacity}: set it to {self.lengths.max()} or more, or set "
                 "cut=true to leave out what is beyond"
             )
         self.lengths = np.minimum(self.lengths, capacity)
