@@ -21,6 +21,7 @@ from fastscan.train.errors import TrainError
 EXTRAS = {
     "bench": ("matplotlib", "pytest_benchmark", "tqdm"),
     "train": ("matplotlib", "optax", "orbax", "sklearn", "tqdm"),
+    "data": ("datasets",),
 }
 
 

@@ -11,7 +11,7 @@ from fastscan.train.tasks.packing import Packing, best_fit
 LENGTHS = np.random.default_rng(0).integers(1, 60, 200)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 10), max_size=30))
 def test_best_fit_drops_nothing_and_fits(lengths):
     rows = best_fit(range(len(lengths)), lengths, 10)
@@ -30,7 +30,7 @@ def test_best_fit_takes_the_fullest_row_that_has_room():
 
 
 def test_best_fit_wastes_little():
-    assert len(best_fit(range(200), LENGTHS, 128)) <= 1.05 * LENGTHS.sum() / 128
+    assert len(best_fit(range(200), LENGTHS.tolist(), 128)) <= 1.05 * LENGTHS.sum() / 128
 
 
 @pytest.mark.parametrize("padding", [False, True])
@@ -76,13 +76,14 @@ def test_rows_of_the_test_set():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "message"),
+    ("lengths", "capacity", "message"),
     [
-        ([], "there are no sequences"),
-        ([3, 0], "sequence 1 has no steps"),
-        ([3, 9, 7], "2 of 3 sequences are longer than sequence_length=5: set it to 9 or more"),
+        ([], 5, "there are no sequences"),
+        ([3, 0], 5, "sequence 1 has no steps"),
+        ([3], 0, "sequence_length must be at least 1, got 0"),
+        ([3, 9, 7], 5, "2 of 3 sequences are longer than sequence_length=5: set it to 9 or more"),
     ],
 )
-def test_errors(lengths, message):
+def test_errors(lengths, capacity, message):
     with pytest.raises(TrainError, match=message):
-        Packing(lengths, 5)
+        Packing(lengths, capacity)

@@ -97,6 +97,8 @@ class Retrieval(WithValidation):
 
     def load(self) -> tuple[Recordings, Recordings]:
         """Return the training set and the one to evaluate on."""
+        if self.document_length < 1:
+            raise TrainError(f"document_length must be at least 1, got {self.document_length}")
         folder = AAN.find(self.folder)
         train, other = (
             read_pairs(folder / AAN_PARTS[part], self.document_length)

@@ -55,6 +55,8 @@ class Packing:
         Raises:
             TrainError: there is no sequence, one is empty, or one is too long and not to be cut.
         """
+        if capacity < 1:
+            raise TrainError(f"sequence_length must be at least 1, got {capacity}")
         self.lengths = np.asarray(lengths, np.int64)
         if len(self.lengths) == 0:
             raise TrainError("there are no sequences")

@@ -22,6 +22,8 @@ OTHER_WORDS = (
     *("tree", "two", "visual", "wow", "zero"),
 )
 
+# The second is torchaudio's.
+PLACES = ("speech_commands", "SpeechCommands/speech_commands_v0.02")
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 
 
@@ -51,7 +53,7 @@ class SpeechCommands(WithValidation):
         self.output_size = len(words)
         folder = Source(
             "Speech Commands",
-            (Layout("speech_commands", (*LISTS.values(), *words)),),
+            tuple(Layout(place, (*LISTS.values(), *words)) for place in PLACES),
             "https://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
         ).find(self.folder)
 
