@@ -58,6 +58,8 @@ class Source:
         Raises:
             TrainError: it cannot be had.
         """
+        if self.hub is None:
+            raise ValueError(f"{self.title} is not on the Hub")
         try:
             return load_dataset(self.hub, split=split)
         except ImportError:
@@ -97,7 +99,7 @@ def data_folder(folder: str | Path | None) -> Path | None:
     return Path(named).expanduser() if named else None
 
 
-def load_dataset(name: str | None, *, split: str) -> Iterable[Mapping[str, Any]]:
+def load_dataset(name: str, *, split: str) -> Iterable[Mapping[str, Any]]:
     """Return a split of a data set of the Hub, fetched unless it was before: one mapping a row.
 
     Raises:
