@@ -28,6 +28,7 @@ EXTRAS = {
     "train": ("matplotlib", "optax", "orbax", "sklearn", "tqdm"),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
+    "data": ("datasets",),
 }
 
 

@@ -28,6 +28,17 @@ CLASSES = {
     "repeat_previous": "reinforcement.RepeatPrevious",
     "tmaze": "reinforcement.TMaze",
     "lambda_returns": "reinforcement.LambdaReturns",
+    "permuted_digits": "digits.PermutedDigits",
+    "smnist": "images.SequentialMNIST",
+    "psmnist": "images.PermutedMNIST",
+    "scifar": "images.SequentialCIFAR10",
+    "scifar_grey": "images.GreyCIFAR10",
+    "imdb": "imdb.IMDb",
+    "lra_listops": "long_range_arena.ListOpsFiles",
+    "aan": "long_range_arena.Retrieval",
+    "lra_pathfinder": "long_range_arena.PathfinderFiles",
+    "path_x": "long_range_arena.PathX",
+    "speech_commands": "speech_commands.SpeechCommands",
 }
 
 if TYPE_CHECKING:

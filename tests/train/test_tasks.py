@@ -32,7 +32,7 @@ class StandingStill(np.random.Generator):
 def test_names():
     assert tasks.available() == get_args(TaskName)
     for name in tasks.available():
-        assert tasks.make(name).name == name
+        assert tasks.find(name).name == name
     with pytest.raises(TrainError, match="no task 'digit'; choose one of digits"):
         tasks.make("digit")
 

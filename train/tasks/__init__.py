@@ -28,9 +28,14 @@ def find(name: TaskName | str) -> type[Task]:
 
 
 def make(name: TaskName | str, **options: Any) -> Task:
-    """Return the task of that name; `options` go to its class.
+    """Return the task of that name.
+
+    Args:
+        name: one of `available()`.
+        options: arguments of the task's class, such as its lengths.
 
     Raises:
-        TrainError: there is no task of that name, or an option is out of range.
+        TrainError: there is no task of that name, an option is out of range, or its data are not
+            to be had.
     """
     return find(name)(**options)

@@ -14,6 +14,9 @@ PIXELS = SIDE * SIDE
 # scale, and in pixels.
 ANGLE, SCALE, SHIFT = 0.1, 0.08, 0.4
 
+# In which `PermutedDigits` reads the pixels.
+ORDER = np.random.default_rng(0).permutation(PIXELS)
+
 
 class Digits(Classification):
     """The 1,797 digits of 8 x 8 grey pixels that come with scikit-learn.
@@ -81,6 +84,15 @@ class Digits(Classification):
             targets=jnp.asarray(np.repeat(labels, PIXELS).reshape(shape), jnp.int32),
             mask=jnp.asarray(last & np.repeat(counts, PIXELS).reshape(shape)),
         )
+
+
+class PermutedDigits(Digits):
+    """`Digits` with the pixels in a random order, the same for all images."""
+
+    name = "permuted_digits"
+
+    def _pack(self, images: np.ndarray, labels: np.ndarray, counts: np.ndarray | bool = True):
+        return super()._pack(images.reshape(-1, PIXELS)[:, ORDER], labels, counts)
 
 
 def distort(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
