@@ -94,7 +94,6 @@ class _Run:
 
             train_step = make_train_step(task, self.optimizer, config)
             evaluate = make_evaluate(task, config)
-            test_batches = list(task.test_batches(config.batch_size))
             tokens_per_step = config.batch_size * task.sequence_length
             record = _Recorder(task, tokens_per_step, log, trackers, start)
             unread: dict[int, Array] = {}
@@ -110,6 +109,7 @@ class _Run:
                     self._check_losses(unread, checkpoints)
                     shown |= record(step, "train", sums)
                 if last or step % config.evaluate_every == 0:
+                    test_batches = task.test_batches(config.batch_size)
                     shown |= record(step, "test", evaluate(state.model, test_batches))
                     improved = log.best_step(task.metric_name, task.higher_is_better) == step
                 bar.set_postfix(shown, refresh=False)
