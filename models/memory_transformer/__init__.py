@@ -1,0 +1,5 @@
+"""The Recurrent Memory Transformer."""
+
+from fastscan.models.memory_transformer.transformer import Memory, RecurrentMemoryTransformer
+
+__all__ = ["Memory", "RecurrentMemoryTransformer"]
