@@ -173,6 +173,7 @@ class Stack(eqx.Module):
         if key is not None:
             draws = list(jax.random.split(key, len(draws)))
         stream = self._opened(xs)
+        shifted = self.no_shift() if shifted is None else shifted
         for index, layer in enumerate(self.layers):
             before = (None, None) if shifted is None else shifted[index]
 
@@ -203,13 +204,19 @@ class Stack(eqx.Module):
         after = jnp.stack([jnp.stack(pair) for pair in after]) if self.token_shift else None
         return self._closed(stream), jnp.stack(keys), jnp.stack(values), after
 
+    def no_shift(self) -> Float[Array, "depth 2 shifted"] | None:
+        """Return what the first step is shifted by: zeros, or None without token shift."""
+        if not self.token_shift:
+            return None
+        weight = self.norm.weight
+        return jnp.zeros((len(self.layers), 2, len(weight) // 2), weight.dtype)
+
     def _shift(self, xs, tokens, before, reset):
         """Move the second half of the features of the steps on by one step."""
         if not self.token_shift:
             return xs, None
         half = (xs.shape[1] + 1) // 2
         tail = xs[tokens, half:]
-        before = jnp.zeros_like(xs[0, half:]) if before is None else before
         tails = jnp.concatenate([before[None], tail])
         moved = tails[:-1] if reset is None else jnp.where(reset[:, None], 0, tails[:-1])
         return xs.at[tokens, half:].set(moved), tails[-1]

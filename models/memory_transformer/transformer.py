@@ -285,7 +285,7 @@ class RecurrentMemoryTransformer(eqx.Module):
             ValueError: a shape is another one, or the segment is too long.
             TypeError: token ids are no integers, or inputs not floating-point.
         """
-        steps = self._checked(xs, reset, mask)
+        steps = self.check(xs, reset, mask)
         if steps > self.seq_len:
             raise ValueError(
                 f"a segment has at most {self.seq_len} steps, got {steps}; SegmentedTransformer "
@@ -442,7 +442,8 @@ class RecurrentMemoryTransformer(eqx.Module):
             jnp.pad(valid[first:], (absent, 0)),
         )
 
-    def _checked(self, xs, reset, mask) -> int:
+    def check(self, xs: Array, reset: Array | None, mask: Array | None) -> int:
+        """Return the number of steps, of any length, or raise; see `__call__`."""
         shape = "(time,)" if self.input_size is None else f"(time, {self.input_size})"
         shape_fits = xs.ndim == (1 if self.input_size is None else 2) and len(xs) > 0
         if not shape_fits or (self.input_size is not None and xs.shape[1] != self.input_size):
