@@ -71,7 +71,7 @@ class Attention(eqx.Module):
         dtype: DTypeLike,
         key: PRNGKeyArray,
     ):
-        """Initialise maps uniformly within `1 / sqrt(inputs)`, the null key and value to N(0, 1)."""
+        """Initialise maps within `1 / sqrt(inputs)`, the null key and value to N(0, 1)."""
         inner, keys = heads * dim_head, jax.random.split(key, 5)
 
         def linear(inputs, outputs, key):

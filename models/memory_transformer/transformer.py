@@ -14,7 +14,6 @@ from fastscan.models.memory_transformer.blocks import Backend
 from fastscan.models.memory_transformer.rows import (
     EVERY,
     LATER,
-    TOKENS_AT,
     Rows,
     join,
     rows,
@@ -368,7 +367,7 @@ class RecurrentMemoryTransformer(eqx.Module):
         """Return where steps stand."""
         rank = 1 + index if self.memory_not_causal else self._read_ranks(carry) + index
         seen = jnp.where(episode == 0, jnp.sum(carry.xl_valid), 0)
-        return rows(len(index), rank=rank, episode=episode, position=TOKENS_AT + seen + since)
+        return rows(len(index), rank=rank, episode=episode, position=seen + since)
 
     def write(self, carry: Memory, last: Int[Array, ""] | int) -> Float[Array, "memories dim"]:
         """Return the write rows of a segment whose last step is of this episode."""
@@ -398,10 +397,14 @@ class RecurrentMemoryTransformer(eqx.Module):
             keys, values = jnp.roll(keys, -1, axis=0), jnp.roll(values, -1, axis=0)
         nulls = self.stack.null_kv()
         count, slots = jnp.sum(carry.xl_valid), jnp.arange(self.xl_mem_len) - self.xl_mem_len
-        ranks, off = slots - nulls.shape[2], 1 if self.as_coded else 0
-        where = TOKENS_AT + count + slots - off, TOKENS_AT - 1 + off * count
-        xl = rows(len(slots), rank=ranks, valid=carry.xl_valid, position=where[0])
-        null = rows(nulls.shape[2], rank=-1, episode=EVERY, position=where[1])
+        off = 1 if self.as_coded else 0
+        xl = rows(
+            len(slots),
+            rank=slots - nulls.shape[2],
+            valid=carry.xl_valid,
+            position=count + slots - off,
+        )
+        null = rows(nulls.shape[2], rank=-1, episode=EVERY, position=off * count - 1)
         return Context(
             jnp.concatenate([keys, nulls[0]], axis=1),
             jnp.concatenate([values, nulls[1]], axis=1),
