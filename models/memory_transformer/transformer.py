@@ -290,23 +290,23 @@ class RecurrentMemoryTransformer(eqx.Module):
                 f"a segment has at most {self.seq_len} steps, got {steps}; SegmentedTransformer "
                 "runs longer sequences"
             )
-        carry = self.init_carry() if carry is None else carry
+        init = self.init_carry()
+        memory = init if carry is None else carry
         index = jnp.arange(steps)
         since, episode = index, jnp.zeros(steps, int)
         if reset is not None:
             reset = jnp.asarray(reset) != 0
-            carry = jax.tree.map(
-                lambda init, leaf: jnp.where(reset[0], init, leaf), self.init_carry(), carry
-            )
+            first = reset[0]
+            memory = jax.tree.map(lambda new, old: jnp.where(first, new, old), init, memory)
             reset = reset & (index > 0)
             since = index - lax.cummax(jnp.where(reset, index, 0))
             episode = jnp.cumsum(reset)
         last = episode[-1]
 
-        readers = self.read_rows(carry)
+        readers = self.read_rows(memory)
         if mask_out_read_memories is not False:
             readers = readers._replace(valid=readers.valid & ~jnp.asarray(mask_out_read_memories))
-        parts, who = [self.read(carry)], [readers]
+        parts, who = [self.read(memory)], [readers]
         if reset is not None and self.always_have_read_memories:
             # What is read after a reset. Attending both ways, it can belong to one sequence only.
             belongs = LATER if self.stack.causal else jnp.where(last > 0, last, LATER)
@@ -316,14 +316,14 @@ class RecurrentMemoryTransformer(eqx.Module):
             )
         start = len(self.memory_tokens) * len(parts)
         tokens = slice(start, start + steps)
-        writers = self.write_rows(carry, steps, last)
-        parts += [self.embed(xs, since), self.write(carry, last)]
-        who += [self.token_rows(carry, index, since, episode), writers]
+        writers = self.write_rows(memory, steps, last)
+        parts += [self.embed(xs, since), self.write(memory, last)]
+        who += [self.token_rows(memory, index, since, episode), writers]
         unmasked = join(*who)
         if mask is not None:
             who[-2] = who[-2]._replace(valid=jnp.asarray(mask) != 0)
 
-        context = self.context(carry)
+        context = self.context(memory)
         ys, keys, values, _ = self.stack(
             jnp.concatenate(parts), join(*who), context, tokens=tokens, reset=reset, key=key
         )

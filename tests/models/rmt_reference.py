@@ -1,8 +1,11 @@
 """The Recurrent Memory Transformer by its definition: one segment in float64, row by row."""
 
 import math
+from typing import Any
 
 import numpy as np
+
+from fastscan.models.memory_transformer.blocks import DualResidual, HyperConnection, Residual
 
 erf = np.vectorize(math.erf)
 
@@ -32,10 +35,10 @@ def shift(xs, tokens):
 
 
 def connect(module, stream, branch):
-    """The residual connection, by the name of its class."""
-    if type(module).__name__ == "Residual":
+    """The stream after a residual connection."""
+    if isinstance(module, Residual):
         return stream + branch(stream)
-    if type(module).__name__ == "DualResidual":
+    if isinstance(module, DualResidual):
         y = branch(stream[0])
         return norm(module.norm, stream[0] + y), stream[1] + module.scale * y
     z = norm(module.norm, stream)
@@ -99,12 +102,12 @@ def segment(
     if model.enhanced_xl_recurrence and xl is not None:
         xl = xl[1:] + xl[:1]
     after, first = [], None
-    stream = np.concatenate([read, x, write])
-    if stack.streams > 1:
-        stream = np.repeat(stream[:, None], stack.streams, 1)
-    dual = type(stack.layers[0].attention_residual).__name__ == "DualResidual"
-    if dual:
-        stream = stream, stream * stack.layers[0].attention_residual.scale
+    stream: Any = np.concatenate([read, x, write])
+    kind = stack.layers[0].attention_residual
+    if isinstance(kind, HyperConnection):
+        stream = np.repeat(stream[:, None], len(kind.static_beta), 1)
+    if isinstance(kind, DualResidual):
+        stream = stream, stream * kind.scale
     for index, layer in enumerate(stack.layers):
 
         def attention(zs, index=index, layer=layer):
@@ -146,10 +149,10 @@ def segment(
 
         stream = connect(layer.attention_residual, stream, attention)
         stream = connect(layer.feedforward_residual, stream, feedforward)
-    if dual:
+    if isinstance(kind, DualResidual):
         ys = stream[0] + norm(stack.norm, stream[1])
     else:
-        ys = stream.sum(1) if stack.streams > 1 else stream
+        ys = stream.sum(1) if isinstance(kind, HyperConnection) else stream
         ys = norm(stack.norm, ys) if stack.normalised else ys
     rows = ys[tokens] if stack.normalised else norm(stack.norm, ys[tokens])
     logits = rows @ array(model.to_logits.weight).T + array(model.to_logits.bias)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastscan.models import RecurrentMemoryTransformer
+from fastscan.models.memory_transformer.blocks import HyperConnection
 from tests.models import rmt_reference
 
 SIZES = {
@@ -176,31 +177,17 @@ def test_dropout():
     )
     draws = jax.vmap(attend)(jax.random.split(jax.random.key(1), 4000))
     np.testing.assert_allclose(draws.mean(0), attend(None), atol=0.15)
-    xs = tokens(8)
-    plain, one, other = (
-        segment(model, model.init_carry(), xs, key=key)[1]
-        for key in (None, jax.random.key(0), jax.random.key(1))
-    )
-    assert not np.allclose(one, other) and not np.allclose(one, plain)
-
-
-def test_gradient_of_embeddings_is_scaled():
-    def gradient(fraction):
-        model, index = make(depth=1, emb_gradient_frac=fraction), jnp.arange(8)
-        loss = eqx.filter_grad(lambda model: jnp.sum(model.embed(tokens(8), index) ** 2))
-        return loss(model).token_emb.weight
-
-    np.testing.assert_allclose(gradient(0.25), 0.25 * gradient(1.0), rtol=1e-6)
+    keys = jax.random.split(jax.random.key(2))
+    one, other = (segment(model, model.init_carry(), tokens(8), key=key)[1] for key in keys)
+    assert not np.allclose(one, other, atol=1e-2)
 
 
 def test_hyper_connections_start_as_a_plain_residual():
-    def start(streams):
-        sizes = {**SIZES, "num_tokens": 11, "num_residual_streams": streams}
-        model = RecurrentMemoryTransformer(16, **sizes, key=jax.random.key(3))
-        return model(None, tokens(8))[1]
-
-    plain, hyper = (eqx.filter_jit(start)(streams) for streams in (1, 4))
-    np.testing.assert_allclose(hyper, plain, rtol=1e-4, atol=1e-4)
+    xs = jax.random.normal(jax.random.key(0), (4, 16))
+    connection = HyperConnection(16, 3, index=4, dtype=xs.dtype)
+    ys, kept = connection(jnp.stack([xs] * 3, 1), lambda zs: (jnp.sin(zs), "kept"))
+    np.testing.assert_allclose(ys, jnp.stack([xs + jnp.sin(xs)] * 3, 1), rtol=1e-6)
+    assert kept == "kept"
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,13 @@ def unrolled(model, xs, labels, reset, truncate_at_step):
     return jnp.mean(jnp.concatenate(losses))
 
 
-@pytest.mark.parametrize("truncate_at_step", [None, 2])
+@pytest.mark.parametrize("truncate_at_step", [None, 1])
 @pytest.mark.parametrize("use_xl_memories", [False, True])
 def test_memory_replay_gives_the_gradient_of_plain_backpropagation(
     use_xl_memories, truncate_at_step
 ):
     model = make(depth=1, use_xl_memories=use_xl_memories)
-    xs, labels = tokens(24, 0), tokens(24, 1)
+    xs, labels = tokens(16, 0), tokens(16, 1)
 
     @eqx.filter_jit
     def both(model, reset):
@@ -46,12 +46,15 @@ def test_memory_replay_gives_the_gradient_of_plain_backpropagation(
         return eqx.filter_value_and_grad(replayed)(model), eqx.filter_value_and_grad(plain)(model)
 
     gradients = []
-    for reset in (jnp.zeros(24, bool), (jnp.arange(24) == 8) | (jnp.arange(24) == 19)):
+    for reset in (jnp.zeros(16, bool), (jnp.arange(16) == 3) | (jnp.arange(16) == 13)):
         (loss, replayed), (expected, plain) = both(model, reset)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
         for one, other in zip(jax.tree.leaves(replayed), jax.tree.leaves(plain), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
-        gradients.append(replayed.memory_tokens)
+        gradients.append(replayed.to_logits.weight)
+        # What a segment writes is learned from later ones alone.
+        learned = bool(jnp.any(replayed.memory_tokens != 0))
+        assert learned == (truncate_at_step is None)
     assert not np.allclose(*gradients, rtol=1e-3)
 
 
@@ -62,8 +65,9 @@ def test_memory_of_the_gradient_does_not_grow_with_the_segments():
         gradient = eqx.filter_grad(lambda wrapper: wrapper.loss(None, xs, xs)[0])
         arrays, rest = eqx.partition(wrapper, eqx.is_array)
         traced = jax.jit(lambda arrays: gradient(eqx.combine(arrays, rest))).trace(arrays)
-        memory = traced.lower().compile().memory_analysis().temp_size_in_bytes
-        return memory, len(str(traced.jaxpr).splitlines())
+        memory = traced.lower().compile().memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes, len(str(traced.jaxpr).splitlines())
 
     (few, short), (many, long) = measure(8), measure(64)
     memories = 3 * 16 * 4
@@ -74,39 +78,33 @@ def test_memory_of_the_gradient_does_not_grow_with_the_segments():
 
 def test_any_length_is_its_segments():
     model = make(depth=1)
-    wrapper, xs, reset = SegmentedTransformer(model), tokens(20), jnp.arange(20) == 9
+    wrapper, xs, reset = SegmentedTransformer(model), tokens(12), jnp.arange(12) == 6
     after, logits = eqx.filter_jit(wrapper)(None, xs, reset=reset)
-    carry, parts = model.init_carry(), []
-    for start in (0, 8, 16):
-        part = slice(start, start + 8)
-        carry, ys = segment(model, carry, xs[part], reset=reset[part])
-        parts.append(ys)
-    assert_close(logits, jnp.concatenate(parts))
-    jax.tree.map(assert_close, after, carry)
+    carry, first = segment(model, model.init_carry(), xs[:8], reset=reset[:8])
+    last, second = segment(model, carry, xs[8:], reset=reset[8:])
+    assert_close(logits, jnp.concatenate([first, second]))
+    jax.tree.map(assert_close, after, last)
     # XL memories are handed on: without them, the second segment gives something else.
     forgetful = carry._replace(xl_valid=carry.xl_valid & False)
-    args = (xs[:8], reset[:8])
-    with_xl, without = (segment(model, c, args[0], reset=args[1])[1] for c in (carry, forgetful))
-    assert not np.allclose(with_xl, without, atol=1e-2)
+    without = segment(model, forgetful, xs[8:], reset=reset[8:])[1]
+    assert not np.allclose(second, without, atol=1e-2)
 
 
 def test_labels_are_used():
     model = make(depth=1)
-    wrapper, xs, labels = SegmentedTransformer(model), tokens(17), tokens(16, 1)
-    labels = labels.at[3].set(-1).at[12:].set(-1)
-
-    @eqx.filter_jit
-    def losses(wrapper, xs, labels, reset):
-        logits = wrapper(None, xs[:-1], reset=reset[:-1])[1]
-        given = wrapper.loss(None, xs[:-1], labels, reset=reset[:-1])[0]
-        return logits, given, wrapper.loss(None, xs, reset=reset)[0]
-
-    reset = jnp.arange(17) == 6
-    logits, given, following = losses(wrapper, xs, labels, reset)
+    wrapper, xs, reset = SegmentedTransformer(model), tokens(9), jnp.arange(9) == 6
+    labels = tokens(8, 1).at[3].set(-1).at[6:].set(-1)
+    logits = segment(model, model.init_carry(), xs[:-1], reset=reset[:-1])[1]
+    loss = eqx.filter_jit(lambda wrapper, *args, reset: wrapper.loss(None, *args, reset=reset)[0])
     counted = labels >= 0
-    np.testing.assert_allclose(given, cross_entropy(logits, labels)[counted].mean(), rtol=1e-5)
+    expected = cross_entropy(logits, labels)[counted].mean()
+    np.testing.assert_allclose(
+        loss(wrapper, xs[:-1], labels, reset=reset[:-1]), expected, rtol=1e-5
+    )
+    # The next token, but for what a new sequence begins with.
     counted = ~reset[1:]
-    np.testing.assert_allclose(following, cross_entropy(logits, xs[1:])[counted].mean(), rtol=1e-5)
+    expected = cross_entropy(logits, xs[1:])[counted].mean()
+    np.testing.assert_allclose(loss(wrapper, xs, reset=reset), expected, rtol=1e-5)
 
 
 def test_generation_equals_teacher_forcing():
@@ -119,8 +117,11 @@ def test_generation_equals_teacher_forcing():
         enhanced_xl_recurrence=True,
     )
     wrapper, prime = SegmentedTransformer(model), tokens(11)
-    greedy = wrapper.generate(prime, 32, temperature=0)
-    sampled = wrapper.generate(prime, 32, top_k=2, key=jax.random.key(0))
+    # A temperature this close to zero takes the largest, as does zero, which is compiled apart.
+    greedy, sampled = (
+        wrapper.generate(prime, 32, temperature=temperature, top_k=2, key=jax.random.key(0))
+        for temperature in (1e-6, 1.0)
+    )
     assert greedy.shape == sampled.shape == (21,)
     forced = eqx.filter_jit(lambda wrapper, xs: wrapper(None, xs)[1])
     logits = forced(wrapper, jnp.concatenate([prime, greedy]))[10:-1]
