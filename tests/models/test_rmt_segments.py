@@ -78,20 +78,19 @@ def test_memory_of_the_gradient_does_not_grow_with_the_segments():
 
 def test_any_length_is_its_segments():
     model = make(depth=1)
-    wrapper, xs, reset = SegmentedTransformer(model), tokens(12), jnp.arange(12) == 6
-    after, logits = eqx.filter_jit(wrapper)(None, xs, reset=reset)
-    carry, first = segment(model, model.init_carry(), xs[:8], reset=reset[:8])
-    last, second = segment(model, carry, xs[8:], reset=reset[8:])
+    wrapper, xs = SegmentedTransformer(model), tokens(12)
+    after, logits = eqx.filter_jit(wrapper)(None, xs)
+    carry, first = segment(model, model.init_carry(), xs[:8])
+    last, second = segment(model, carry, xs[8:])
     assert_close(logits, jnp.concatenate([first, second]))
     jax.tree.map(assert_close, after, last)
     # XL memories are handed on: without them, the second segment gives something else.
-    forgetful = carry._replace(xl_valid=carry.xl_valid & False)
-    without = segment(model, forgetful, xs[8:], reset=reset[8:])[1]
+    without = segment(model, carry._replace(xl_valid=carry.xl_valid & False), xs[8:])[1]
     assert not np.allclose(second, without, atol=1e-2)
 
 
 def test_labels_are_used():
-    model = make(depth=1)
+    model = make(depth=1, use_xl_memories=False)
     wrapper, xs, reset = SegmentedTransformer(model), tokens(9), jnp.arange(9) == 6
     labels = tokens(8, 1).at[3].set(-1).at[6:].set(-1)
     logits = segment(model, model.init_carry(), xs[:-1], reset=reset[:-1])[1]
@@ -114,7 +113,7 @@ def test_generation_equals_teacher_forcing():
         memory_not_causal=False,
         always_have_read_memories=False,
         add_write_to_next_write_mem=True,
-        enhanced_xl_recurrence=True,
+        depth=1,
     )
     wrapper, prime = SegmentedTransformer(model), tokens(11)
     # A temperature this close to zero takes the largest, as does zero, which is compiled apart.
