@@ -278,7 +278,8 @@ class RecurrentMemoryTransformer(eqx.Module):
             key: randomness for dropout; None switches dropout off.
 
         Returns:
-            The carry, and the logits `(time, output_size)`.
+            The carry, and the logits `(time, output_size)`, in the dtype of the parameters, or in
+            that of floating-point inputs.
 
         Raises:
             ValueError: a shape is another one, or the segment is too long.
@@ -332,7 +333,10 @@ class RecurrentMemoryTransformer(eqx.Module):
             # What a row that writes sees of this segment.
             writer = jax.tree.map(lambda leaf: leaf[-1:], writers)
             left = visible(writer, unmasked if self.as_coded else join(*who), causal=False)[0]
-        return self.after(ys[tokens.stop :], keys, values, left), self.logits(ys[tokens])
+        logits = self.logits(ys[tokens])
+        if self.input_size is not None:
+            logits = logits.astype(xs.dtype)
+        return self.after(ys[tokens.stop :], keys, values, left), logits
 
     def read(self, carry: Memory) -> Float[Array, "memories dim"]:
         """Return the read rows."""
