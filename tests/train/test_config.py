@@ -13,6 +13,7 @@ from fastscan.train import Architecture, Optimizer, Train, TrainError
 from fastscan.train.config import PresetName, changed_fields, check, from_json, to_json
 from fastscan.train.presets import PRESETS
 from fastscan.train.rundir import Log, create_run, find_run, plot_curves, write_atomically
+from fastscan.train.task_classes import CLASSES
 
 OTHER = Train(
     steps=7,
@@ -157,3 +158,4 @@ def test_choices_are_those_of_the_code():
     assert set(choices["implementation"]) == {*linear, type(None)}
     assert set(choices["model"]) == set(models.available())
     assert get_args(PresetName) == tuple(PRESETS)
+    assert {preset.task for preset in PRESETS.values()} <= CLASSES.keys()
