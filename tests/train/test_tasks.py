@@ -9,8 +9,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from fastscan.train import tasks
-from fastscan.train.config import TaskName
 from fastscan.train.errors import TrainError
+from fastscan.train.task_classes import TaskName
 from fastscan.train.tasks import digits
 
 
