@@ -176,7 +176,8 @@ def test_dropout():
     # These values make the outputs the weights of attention.
     v = jnp.repeat(jnp.eye(8)[:, None], 2, axis=1)
     args = jnp.asarray(q), jnp.asarray(k), v, np.tri(8, dtype=bool), None, None
-    weights, dropped = (attention.attend(*args, key) for key in (None, jax.random.key(1)))
+    attend = eqx.filter_jit(attention.attend)
+    weights, dropped = (np.asarray(attend(*args, key)) for key in (None, jax.random.key(1)))
     kept = dropped != 0
     np.testing.assert_allclose(dropped[kept], weights[kept] / 0.6, rtol=1e-4)
     assert 0.4 < kept.sum() / (weights != 0).sum() < 0.8
@@ -186,11 +187,27 @@ def test_dropout():
 
 
 def test_hyper_connections_start_as_a_plain_residual():
-    xs = jax.random.normal(jax.random.key(0), (4, 16))
-    connection = HyperConnection(16, 3, index=4, dtype=xs.dtype)
-    ys, kept = connection(jnp.stack([xs] * 3, 1), lambda zs: (jnp.sin(zs), "kept"))
-    np.testing.assert_allclose(ys, jnp.stack([xs + jnp.sin(xs)] * 3, 1), rtol=1e-6)
-    assert kept == "kept"
+    xs = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
+
+    @jax.jit
+    def connected(xs):
+        connection = HyperConnection(16, 3, index=4, dtype=xs.dtype)
+        return connection(connection.opened(xs), lambda zs: (jnp.sin(zs), zs))
+
+    ys, inputs = connected(xs)
+    np.testing.assert_allclose(inputs, xs, rtol=1e-6)
+    np.testing.assert_allclose(ys, np.stack([xs + np.sin(xs)] * 3, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_gradient_from_memories_to_the_rows_that_write(stopped):
+    model = make(depth=1, add_write_to_next_write_mem=True, next_write_mem_stop_grad=stopped)
+
+    @jax.grad
+    def gradient(memories):
+        return model.write(model.init_carry()._replace(memories=memories), 0).sum()
+
+    assert bool((gradient(jnp.ones((3, 16))) == (0 if stopped else 1)).all())
 
 
 @pytest.mark.parametrize(

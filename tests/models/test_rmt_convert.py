@@ -14,7 +14,6 @@ from tests.models.test_rmt_segments import cross_entropy
 SEGMENTS = [
     "rmt_default",
     "rmt_rotary_xl",
-    "rmt_streams1",
     "rmt_flash_memory_causal",
     "rmt_mask_no_read",
     "rmt056_default",

@@ -75,9 +75,9 @@ def test_the_gradient_holds_one_segment():
     assert len(str(many.jaxpr).splitlines()) == len(str(traced(8).jaxpr).splitlines())
 
 
-def test_any_length_is_its_segments():
+def test_a_sequence_is_its_segments():
     model = make(depth=1)
-    wrapper, xs = SegmentedTransformer(model), tokens(12)
+    wrapper, xs = SegmentedTransformer(model), tokens(16)
     after, logits = eqx.filter_jit(wrapper)(None, xs)
     carry, first = segment(model, model.init_carry(), xs[:8])
     last, second = segment(model, carry, xs[8:])
