@@ -1,4 +1,4 @@
-"""Language models of GatedLinearRNN (Katsch, 2023), and their attention, with trained parameters."""
+"""Language models of GatedLinearRNN (Katsch, 2023) with trained parameters, and their attention."""
 
 import functools
 import re

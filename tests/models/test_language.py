@@ -131,7 +131,8 @@ def test_second_stage_computes_the_same_and_can_leave_it():
 def test_dropout_on_the_stream_and_on_the_branch(mixing):
     # Of nearly everything: what is left is what does not pass through it.
     rates = {"dropout": 1 - 1e-6, "dtype": jnp.float32}
-    lru, xs = LRU(4, 6, dtype=jnp.float32, key=KEY), jnp.ones((8, 4), jnp.float32)
+    lru = LRU(4, 6, dtype=jnp.float32, key=KEY)
+    xs = jax.random.normal(KEY, (8, 4), jnp.float32)
 
     def outputs(where, key):
         if mixing == "time":
