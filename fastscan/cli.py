@@ -97,7 +97,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 1 and one line on what the user can put right."""
     args = sys.argv[1:] if args is None else list(args)
     try:
-        command = _parse(args)
+        command = parse_command(args)
     except TrainError as error:
         sys.exit(f"fastscan: {error}")
     fastscan.keep_freed_memory()
@@ -115,7 +115,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parse(args: list[str]) -> Doctor | Bench | Train:
+def parse_command(args: list[str]) -> Doctor | Bench | Train:
     """Return the command that the arguments stand for."""
     # The defaults of `train` depend on these, so they are read before all others.
     parser = argparse.ArgumentParser("fastscan", add_help=False, allow_abbrev=False)

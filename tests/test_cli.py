@@ -87,4 +87,4 @@ def test_help_shows_every_field_with_its_default(capsys):
     assert len(found) > 20
     for option, default in found:
         text = shown[shown.index(option) :]
-        assert f"(default: {default})" in text, option
+        assert f"(default: {'' if default == () else default})" in text, option

@@ -27,9 +27,7 @@ def make_task(config: Train) -> Task:
     Raises:
         TrainError: there is none of that name, or its class does not take the options.
     """
-    options = parse(
-        config.task_options, tasks.find(config.task), flag="--task-options", without=()
-    )
+    options = parse(config.task_options, tasks.find(config.task), flag="--task-options", without=())
     try:
         task = tasks.make(config.task, **options)
     except (TypeError, ValueError) as error:

@@ -6,6 +6,7 @@ import time
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 
 from fastscan.models.layer import Implementation, Layer
@@ -61,11 +62,12 @@ def find_baseline(config: Train, task: Task, model: Layer) -> str | None:
     """Return the implementation in plain JAX that the model's scans have, if they have one."""
     if not has_implementations(config):
         return None
-    xs = jax.ShapeDtypeStruct((2, task.input_size), config.dtype)
+    run = eqx.filter_jit(lambda model, xs: model(None, xs))
+    xs = jnp.zeros((2, task.input_size), config.dtype)
     for name in BASELINES:
-        other = with_implementation(model, config, task, name)
         try:
-            eqx.filter_eval_shape(lambda model, xs: model(None, xs), other, xs)
+            # An implementation is chosen, or refuses, when a program is lowered.
+            run.lower(with_implementation(model, config, task, name), xs)
         except ValueError:
             continue
         return name

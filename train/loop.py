@@ -26,8 +26,8 @@ from fastscan.train.tasks import Task
 from fastscan.train.termination import Termination
 from fastscan.train.trackers import Tracker, check_installed, open_trackers
 
-# Under a terminal the line is redrawn; where nobody watches, a line a few times a minute is enough.
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+# A terminal's line is redrawn; where nobody watches, a line a few times a minute is enough.
 REDRAW_SECONDS, LINE_SECONDS = 0.1, 10
 
 
@@ -137,13 +137,14 @@ class _Run:
 
     def _diverged(self, what: str, checkpoints: Checkpoints) -> TrainError:
         steps = checkpoints.steps()
-        saved = f"the last good checkpoint is {checkpoints.path(steps[-1])}" if steps else (
-            "there is no checkpoint yet"
-        )
+        if steps:
+            saved = f"the last good checkpoint is {checkpoints.path(steps[-1])}"
+        else:
+            saved = "there is no checkpoint yet"
         return TrainError(
             f"{what}; {saved}. Try a lower --optimizer.learning-rate "
-            f"({self.config.optimizer.learning_rate} here), a larger --optimizer.warmup-fraction or "
-            "a smaller --optimizer.clip"
+            f"({self.config.optimizer.learning_rate} here), a larger --optimizer.warmup-fraction "
+            "or a smaller --optimizer.clip"
         )
 
     def report(self) -> None:

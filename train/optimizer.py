@@ -28,7 +28,7 @@ def make_optimizer(
     config: Optimizer, steps: int, evaluate_every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     """Return the optimiser of a run of that many steps; its `update` takes the loss as `value`."""
-    schedule = _schedule(config, steps)
+    schedule = make_schedule(config, steps)
     parts = [
         optax.partition(
             {
@@ -52,7 +52,8 @@ def make_optimizer(
     return optax.with_extra_args_support(optax.chain(*parts))
 
 
-def _schedule(config: Optimizer, steps: int) -> optax.Schedule:
+def make_schedule(config: Optimizer, steps: int) -> optax.Schedule:
+    """Return the learning rate by the number of updates before; a plateau is not part of it."""
     peak, warmup = config.learning_rate, round(config.warmup_fraction * steps)
     if config.schedule == "cosine":
         # The steps of the decay include the warm-up's, and there must be one of its own.

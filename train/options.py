@@ -38,8 +38,7 @@ def parse(
             raise TrainError(f"{flag} takes key=value, got {option!r}")
         if key not in known:
             listed = ", ".join(
-                name if default is empty else f"{name}={default}"
-                for name, default in known.items()
+                name if default is empty else f"{name}={default}" for name, default in known.items()
             )
             raise TrainError(
                 f"{flag}: {getattr(function, '__name__', function)} has no option {key!r}; "

@@ -9,8 +9,8 @@ from fastscan.train.errors import TrainError
 from fastscan.train.options import merge
 
 # The defaults of minimal-LRU (https://github.com/NicolasZucchet/minimal-LRU), a reproduction of
-# Orvieto et al. 2023, arXiv:2303.06349; where it has batch normalisation stands layer normalisation,
-# which is causal and has no state.
+# Orvieto et al. 2023, arXiv:2303.06349. Layer normalisation, which is causal and has no state,
+# stands where it has batch normalisation.
 _MINIMAL_LRU = Train(
     model="lru",
     model_options=("state_size=128",),

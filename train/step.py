@@ -50,9 +50,12 @@ def _sums(
 
     carry, ys = jax.vmap(outputs)(carry, batch.xs, batch.reset, keys)
     ys = ys.astype(jnp.promote_types(ys.dtype, jnp.float32))
-    # A select, because a NaN where nothing is asked for must not reach the sum.
-    loss = jnp.where(batch.mask, task.loss(ys, batch.targets), 0)
-    metric = jnp.where(batch.mask, task.metric(ys, batch.targets), 0)
+    # Selects, because a NaN where nothing is asked for must reach neither the sum nor, by way of
+    # the targets, the gradient.
+    trailing = tuple(range(batch.mask.ndim, batch.targets.ndim))
+    targets = jnp.where(jnp.expand_dims(batch.mask, trailing), batch.targets, 0)
+    loss = jnp.where(batch.mask, task.loss(ys, targets), 0)
+    metric = jnp.where(batch.mask, task.metric(ys, targets), 0)
     return carry, Sums(jnp.sum(loss), jnp.sum(metric), jnp.sum(batch.mask, dtype=loss.dtype))
 
 
@@ -124,9 +127,7 @@ def _cut(leaf: Array, axis: int, number: int) -> Array:
     return leaf.reshape(*shape[:axis], number, shape[axis] // number, *shape[axis + 1 :])
 
 
-def _add_up(
-    function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, parts: Any
-) -> Any:
+def _add_up(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, parts: Any) -> Any:
     """Return the sum of what `function` gives for every part, one after another."""
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     shapes = eqx.filter_eval_shape(function, carry, first)[1]

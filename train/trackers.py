@@ -86,9 +86,7 @@ def _import(module: str, extra: str) -> ModuleType:
     try:
         return __import__(module)
     except ImportError:
-        raise TrainError(
-            f"--{extra} needs {module}: pip install 'fastscan[{extra}]'"
-        ) from None
+        raise TrainError(f"--{extra} needs {module}: pip install 'fastscan[{extra}]'") from None
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, float]:

@@ -113,6 +113,16 @@ def test_log_drops_what_is_written_again(tmp_path):
     assert [json.loads(line)["seconds"] for line in path.read_text().splitlines()] == [10, 20, 25]
 
 
+def test_best_step_is_the_first_of_the_best(tmp_path):
+    log = Log(tmp_path / "log.jsonl", 0)
+    assert log.best_step("error", True) is None
+    for step, error in enumerate([0.5, float("nan"), 0.2, 0.9, 0.2, 0.9], start=1):
+        log.write({"step": step, "split": "test", "error": error})
+        log.write({"step": step, "split": "train", "error": step * (-1) ** step})
+    assert log.best_step("error", False) == 3
+    assert log.best_step("error", True) == 4
+
+
 def test_atomic_write_keeps_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
     write_atomically(path, "old")

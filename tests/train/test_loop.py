@@ -4,33 +4,49 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from fastscan.train import Architecture, Optimizer, Train, TrainError
+from fastscan.train import Architecture, Train, TrainError
 from fastscan.train.checkpoint import Checkpoints
 from fastscan.train.loop import train
+from fastscan.train.presets import PRESETS
 from fastscan.train.tasks.digits import Digits
 
 # Dropout, so that the random numbers have to be resumed as well.
 SMALL = Train(
-    steps=8,
-    batch_size=1,
-    architecture=Architecture(hidden_size=4, num_layers=1, dropout=0.2),
+    task_options=("digits_per_sequence=1",),
     model_options=("state_size=4",),
+    steps=8,
+    batch_size=2,
+    architecture=Architecture(hidden_size=4, num_layers=1, dropout=0.2),
     log_every=1,
     evaluate_every=4,
     checkpoint_every=3,
     compare=False,
     name="run",
 )
+
+# They share compiled programs.
+pytestmark = pytest.mark.xdist_group("loop")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Let the runs of this module, which are of the same programs, compile them once."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+    reset_cache()
 
 
 def records(directory):
@@ -45,16 +61,28 @@ def assert_same_bits(actual, expected):
         np.testing.assert_array_equal(a, e)
 
 
-def crash_at(monkeypatch, step):
-    """Let the process fail where it asks for the data of that step."""
+def at_step(monkeypatch, step, action):
+    """Do something where the data of that step is asked for, with that data."""
     original = Digits.train_batch
 
     def train_batch(self, seed, wanted, batch_size):
-        if wanted == step:
-            raise KeyboardInterrupt
-        return original(self, seed, wanted, batch_size)
+        batch = original(self, seed, wanted, batch_size)
+        return action(batch) if wanted == step - 1 else batch
 
     monkeypatch.setattr(Digits, "train_batch", train_batch)
+
+
+def crash(batch):
+    raise KeyboardInterrupt
+
+
+def terminate(batch):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return batch
+
+
+def spoil(batch):
+    return batch._replace(xs=batch.xs * jnp.nan)
 
 
 @pytest.fixture(scope="module")
@@ -72,27 +100,41 @@ def test_a_run_leaves_its_config_log_curves_and_checkpoints(uninterrupted, capsy
     assert [r["step"] for r in log if r["split"] == "test"] == [4, 8]
     assert all(np.isfinite(r["loss"]) and 0 <= r["accuracy"] <= 1 for r in log)
     checkpoints = Checkpoints(directory / "run" / "checkpoints")
-    assert checkpoints.steps()[-1] == 8
+    best = max((r for r in log if r["split"] == "test"), key=lambda r: r["accuracy"])["step"]
+    assert checkpoints.steps() == sorted({best, 6, 8})
     assert_same_bits(checkpoints.restore(8, state), state)
 
 
+def assert_resumes(directory, uninterrupted):
+    state = train(Train(directory=directory, name="run", resume=True, compare=False))
+    whole, expected = uninterrupted
+    assert_same_bits(eqx.filter(state, eqx.is_array), eqx.filter(expected, eqx.is_array))
+    assert records(directory) == records(whole)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("crash", [2, 7])
-def test_resumed_run_has_the_same_bits(uninterrupted, tmp_path, monkeypatch, crash):
+@pytest.mark.parametrize("step", [3, 8])
+def test_resumed_run_has_the_same_bits(uninterrupted, tmp_path, monkeypatch, step):
     """Interrupted before the first checkpoint, and after the second one."""
     with monkeypatch.context() as patch:
-        crash_at(patch, crash)
+        at_step(patch, step, crash)
         with pytest.raises(KeyboardInterrupt):
             train(dataclasses.replace(SMALL, directory=tmp_path))
     # What a process leaves that was killed while it wrote a checkpoint.
     partial = tmp_path / "run" / "checkpoints" / "8.orbax-checkpoint-tmp"
     partial.mkdir()
     (partial / "garbage").write_text("not a checkpoint")
+    assert_resumes(tmp_path, uninterrupted)
 
-    state = train(Train(directory=tmp_path, name="run", resume=True, compare=False))
-    directory, expected = uninterrupted
-    assert_same_bits(eqx.filter(state, eqx.is_array), eqx.filter(expected, eqx.is_array))
-    assert records(tmp_path) == records(directory)
+
+def test_sigterm_saves_and_ends(uninterrupted, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, terminate)
+        train(dataclasses.replace(SMALL, directory=tmp_path))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert "stopped by SIGTERM after step 5, which is saved" in capsys.readouterr().out
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == 5
+    assert_resumes(tmp_path, uninterrupted)
 
 
 def test_resuming_a_finished_run_changes_nothing(uninterrupted, capsys):
@@ -110,42 +152,22 @@ def test_a_bad_option_leaves_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    wild = Optimizer(learning_rate=1e30, warmup_fraction=0.0)
-    with pytest.raises(TrainError, match="Try a lower --optimizer.learning-rate") as stop:
-        train(dataclasses.replace(SMALL, directory=tmp_path, optimizer=wild))
-
-
-@pytest.mark.slow
-def test_killed_process_resumes_to_the_same_bits(tmp_path):
-    command = [sys.executable, "-m", "fastscan.cli", "train", "--directory", str(tmp_path)]
-    command += ["--name", "run", "--no-compare"]
-    options = ["--steps", "60", "--batch-size", "1", "--checkpoint-every", "4", "--log-every", "1"]
-    options += ["--architecture.hidden-size", "4", "--architecture.state-size", "4"]
-    process = subprocess.Popen([*command, *options], start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "run" / "checkpoints" / "8").exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run([*command, "--resume"], check=True)
-
-    whole = tmp_path / "whole"
-    command[command.index(str(tmp_path))] = str(whole)
-    subprocess.run([*command, *options], check=True)
-    assert records(tmp_path) == records(whole)
-    arrays = [
-        ocp.StandardCheckpointer().restore(directory / "run" / "checkpoints" / "60" / "default")
-        for directory in (tmp_path, whole)
-    ]
-    assert ".model.blocks[0].recurrence.nu_log" in arrays[0]
-    assert_same_bits(*arrays)
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
+    at_step(monkeypatch, 5, spoil)
+    # Step 5 is named although the log has only every seventh.
+    with pytest.raises(TrainError) as stop:
+        train(dataclasses.replace(SMALL, directory=tmp_path, log_every=7, evaluate_every=7))
+    checkpoint = tmp_path / "run" / "checkpoints" / "3"
+    assert str(stop.value) == (
+        f"the loss is nan at step 5; the last good checkpoint is {checkpoint}. Try a lower "
+        "--optimizer.learning-rate (0.008 here), a larger --optimizer.warmup-fraction or a smaller "
+        "--optimizer.clip"
+    )
+    assert Checkpoints(checkpoint.parent).steps() == [3]
 
 
 @pytest.mark.slow
 def test_the_demonstration_learns(tmp_path):
-    train(Train(directory=tmp_path, name="run", steps=60, evaluate_every=60, compare=False))
+    demonstration = dataclasses.replace(PRESETS["digits"], steps=60, evaluate_every=60)
+    train(dataclasses.replace(demonstration, directory=tmp_path, name="run", compare=False))
     assert records(tmp_path)[-1]["accuracy"] > 0.9

@@ -4,10 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fastscan.models import HGRN, LRU, ResidualBackbone
 from fastscan.train.config import Optimizer
-from fastscan.train.optimizer import make_optimizer, parameter_groups
+from fastscan.train.optimizer import make_optimizer, make_schedule, parameter_groups
 
 RECURRENT = {"nu_log", "theta_log", "gamma_log", "B_re", "B_im"}
 
@@ -87,6 +88,42 @@ def test_warm_up_and_cosine():
     expected = {0: 0.0, 10: 0.05, 20: 0.1, 60: 0.05, 100: 0.0}
     for done, rate in expected.items():
         np.testing.assert_allclose(changes[done][".head.bias"], -rate, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            Optimizer(0.1, schedule="constant", warmup_fraction=0.2),
+            {0: 0, 5: 0.05, 10: 0.1, 49: 0.1},
+        ),
+        (Optimizer(0.1, schedule="constant", warmup_fraction=0.0), {0: 0.1, 49: 0.1}),
+        (Optimizer(0.1, final_rate=0.02, warmup_fraction=0.0), {0: 0.1, 25: 0.06, 50: 0.02}),
+        (Optimizer(0.1, warmup_fraction=1.0), {0: 0, 25: 0.05, 50: 0.1}),
+    ],
+)
+def test_schedules(config, expected):
+    schedule = make_schedule(config, 50)
+    for step, rate in expected.items():
+        np.testing.assert_allclose(schedule(step), rate, rtol=1e-5)
+
+
+def test_a_plateau_lowers_the_learning_rate():
+    """The mean of every two losses counts, and the second mean without improvement."""
+    config = Optimizer(
+        1.0, schedule="plateau", warmup_fraction=0.0, plateau_factor=0.25, plateau_patience=2
+    )
+    optimizer = make_optimizer(config, steps=20, evaluate_every=2)
+    parameters = {"weight": jnp.zeros(1)}
+    update = jax.jit(
+        lambda state, loss: optimizer.update({"weight": jnp.ones(1)}, state, parameters, value=loss)
+    )
+    state, sizes = optimizer.init(parameters), []
+    for loss in (9.0, 1.0, 6.0, 2.0, 5.0, 5.0, 5.0, 5.0, 1.0, 1.0):
+        updates, state = update(state, loss)
+        sizes.append(float(jnp.abs(updates["weight"][0])))
+    # Means 5, 4, 5, 5: a plateau with the eighth loss.
+    np.testing.assert_allclose(sizes, [1.0] * 7 + [0.25] * 3, rtol=1e-2)
 
 
 def test_clipping_is_by_the_global_norm():

@@ -48,7 +48,9 @@ def test_evaluate_is_the_mean_over_digits_that_count(task, model):
     assert len(outputs) == 400 and total == 360
     loss = np.mean(task.loss(outputs, labels)[:total])
     accuracy = np.mean(task.metric(outputs, labels)[:total])
-    np.testing.assert_allclose(make_evaluate(task, CONFIG)(model, batches).means(), (loss, accuracy), rtol=1e-5)
+    np.testing.assert_allclose(
+        make_evaluate(task, CONFIG)(model, batches).means(), (loss, accuracy), rtol=1e-5
+    )
 
 
 def test_what_does_not_count_does_not_matter(task, model):
@@ -94,6 +96,7 @@ def test_comparison(task, model):
     comparison = compare_implementations(
         CONFIG, task, make_optimizer(Optimizer(), 10), model, batch, repeats=3
     )
+    assert comparison is not None and comparison.baseline_name == "associative"
     for timing in (comparison.ours, comparison.baseline):
         assert len(timing.samples) == 3
         assert 0 < min(timing.samples) <= timing.median <= max(timing.samples)
