@@ -64,6 +64,7 @@ from fastscan.models.memoroids import (
     Stack,
     WindowedAttention,
 )
+from fastscan.models.memory_transformer import RecurrentMemoryTransformer, SegmentedTransformer
 from fastscan.models.multi_head import MultiHead
 from fastscan.models.pooling import Encoder, RunningMean
 from fastscan.models.registry import available, make
@@ -133,6 +134,7 @@ __all__ = [
     "RNN",
     "RWKV6",
     "RecurrentCell",
+    "RecurrentMemoryTransformer",
     "ReservoirComputer",
     "ResidualBackbone",
     "ResidualBlock",
@@ -142,6 +144,7 @@ __all__ = [
     "S4D",
     "S5",
     "S6",
+    "SegmentedTransformer",
     "ShortConvolution",
     "Spherical",
     "Stack",

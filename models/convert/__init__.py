@@ -8,6 +8,7 @@ from fastscan.models.convert.gated_linear_rnn import from_gated_linear_rnn
 from fastscan.models.convert.gated_linear_rnn_lm import from_gated_linear_rnn_lm
 from fastscan.models.convert.memax import from_memax
 from fastscan.models.convert.minimal_lru import from_minimal_lru
+from fastscan.models.convert.rmt import from_rmt
 from fastscan.models.convert.rnn_jax import from_rnn_jax
 from fastscan.models.convert.s5 import from_s5
 
@@ -16,6 +17,7 @@ __all__ = [
     "from_gated_linear_rnn_lm",
     "from_memax",
     "from_minimal_lru",
+    "from_rmt",
     "from_rnn_jax",
     "from_s5",
 ]

@@ -1,5 +1,6 @@
 """The parts of a layer: attention, feed-forward, and how they are joined to the residual stream."""
 
+import abc
 import math
 from collections.abc import Callable
 from typing import Literal, TypeVar
@@ -8,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from fastscan.models.dense import dense
 from fastscan.models.memory_transformer.rows import rotated
@@ -71,7 +72,7 @@ class Attention(eqx.Module):
         dtype: DTypeLike,
         key: PRNGKeyArray,
     ):
-        """Initialise maps uniformly within `1 / sqrt(inputs)`, the null key and value to N(0, 1)."""
+        """Initialise maps within `1 / sqrt(inputs)`, the null key and value to N(0, 1)."""
         inner, keys = heads * dim_head, jax.random.split(key, 5)
 
         def linear(inputs, outputs, key):
@@ -95,7 +96,7 @@ class Attention(eqx.Module):
             for part in (dense(self.to_q, zs), *jnp.split(dense(self.to_kv, zs), 2, axis=-1))
         )
         v = values
-        if self.to_mix is not None:
+        if self.to_mix is not None and first_values is not None:
             v = v + jax.nn.sigmoid(dense(self.to_mix, zs))[..., None] * (first_values - v)
         return q, k, v, values
 
@@ -175,22 +176,52 @@ def drop(xs: Array, rate: float, key: PRNGKeyArray | None) -> Array:
     return jnp.where(jax.random.bernoulli(key, 1 - rate, xs.shape), xs / (1 - rate), 0)
 
 
-class Residual(eqx.Module):
+class Connection(eqx.Module):
+    """How a branch is joined to the residual stream, which may be more than one array."""
+
+    @abc.abstractmethod
+    def opened(self, xs: Float[Array, "rows dim"]) -> PyTree:
+        """Return the stream that begins with these rows."""
+
+    @abc.abstractmethod
+    def __call__(self, stream: PyTree, branch: Branch[Kept]) -> tuple[PyTree, Kept]:
+        """Return the stream after the branch, and what the branch kept."""
+
+    @abc.abstractmethod
+    def closed(self, stream: PyTree, norm: Callable[[Array], Array]) -> Float[Array, "rows dim"]:
+        """Return the rows that the stream ends with, `norm` applied."""
+
+
+class Residual(Connection):
     """`x' = x + branch(x)`."""
 
+    def opened(self, xs: Float[Array, "rows dim"]) -> Float[Array, "rows dim"]:
+        """Return the rows."""
+        return xs
+
     def __call__(
-        self, xs: Float[Array, "rows dim"], branch: Branch[Kept]
+        self, stream: Float[Array, "rows dim"], branch: Branch[Kept]
     ) -> tuple[Float[Array, "rows dim"], Kept]:
         """Add what the branch gives."""
-        ys, kept = branch(xs)
-        return xs + ys, kept
+        ys, kept = branch(stream)
+        return stream + ys, kept
+
+    def closed(
+        self, stream: Float[Array, "rows dim"], norm: Callable[[Array], Array]
+    ) -> Float[Array, "rows dim"]:
+        """Return the norm of the rows."""
+        return norm(stream)
 
 
-class DualResidual(eqx.Module):
+class DualResidual(Connection):
     """`x' = norm(x + branch(x)), r' = r + scale * branch(x)`, Xie et al. 2023, arXiv:2304.14802."""
 
     norm: RMSNorm
     scale: float = eqx.field(static=True)
+
+    def opened(self, xs: Float[Array, "rows dim"]) -> tuple[Array, Array]:
+        """Return x and r."""
+        return xs, xs * self.scale
 
     def __call__(
         self, stream: tuple[Array, Array], branch: Branch[Kept]
@@ -200,8 +231,14 @@ class DualResidual(eqx.Module):
         ys, kept = branch(xs)
         return (self.norm(xs + ys), rs + ys * self.scale), kept
 
+    def closed(
+        self, stream: tuple[Array, Array], norm: Callable[[Array], Array]
+    ) -> Float[Array, "rows dim"]:
+        """Return x and the norm of r together."""
+        return stream[0] + norm(stream[1])
 
-class HyperConnection(eqx.Module):
+
+class HyperConnection(Connection):
     r"""Several residual streams, mixed before a branch and after it by learned weights.
 
     ```
@@ -235,13 +272,23 @@ class HyperConnection(eqx.Module):
         self.dynamic_beta = jnp.zeros(dim, dtype)
         self.beta_scale = jnp.asarray(0.01, dtype)
 
+    def opened(self, xs: Float[Array, "rows dim"]) -> Float[Array, "rows streams dim"]:
+        """Return equal streams."""
+        return jnp.repeat(xs[:, None], len(self.static_beta), axis=1)
+
     def __call__(
-        self, xs: Float[Array, "rows streams dim"], branch: Branch[Kept]
+        self, stream: Float[Array, "rows streams dim"], branch: Branch[Kept]
     ) -> tuple[Float[Array, "rows streams dim"], Kept]:
         """Mix the streams, and add what the branch gives."""
-        zs = self.norm(xs)
+        zs = self.norm(stream)
         alpha = self.static_alpha + self.alpha_scale * jnp.tanh(zs @ self.dynamic_alpha)
         beta = self.static_beta + self.beta_scale * jnp.tanh(zs @ self.dynamic_beta)
-        mixed = jnp.einsum("rst,rsd->rtd", alpha, xs)
+        mixed = jnp.einsum("rst,rsd->rtd", alpha, stream)
         ys, kept = branch(mixed[:, 0])
         return mixed[:, 1:] + beta[..., None] * ys[:, None], kept
+
+    def closed(
+        self, stream: Float[Array, "rows streams dim"], norm: Callable[[Array], Array]
+    ) -> Float[Array, "rows dim"]:
+        """Return the norm of the sum of the streams."""
+        return norm(jnp.sum(stream, axis=1))

@@ -55,7 +55,7 @@ def generate(
         raise ValueError(f"top-k must be within 1 and {model.num_tokens}, got {candidates}")
     if temperature == 0:
         candidates, key = 1, jax.random.key(0)
-    return _generate(model, prime, length, carry, temperature, candidates, key)
+    return _generate(model, prime, length, carry, jnp.asarray(temperature, float), candidates, key)
 
 
 @eqx.filter_jit

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 # Episodes of rows that belong to none in particular: the null key, which is seen from all of them,
@@ -11,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 EVERY = -1
 LATER = -2
 
-# Tokens stand this far from the memories, which are all at zero; the null key stands before them.
-TOKENS_AT = 10_000.0
+# Where the memories stand, all at one place; tokens stand from 0 on, and before them the null key.
+MEMORIES_AT = -10_000
 
 
 class Rows(NamedTuple):
@@ -24,16 +26,23 @@ class Rows(NamedTuple):
     rank: Int[Array, " rows"]
     episode: Int[Array, " rows"]
     valid: Bool[Array, " rows"]
-    position: Float[Array, " rows"]
+    position: Int[Array, " rows"]
 
 
-def rows(count: int, *, rank=0, episode=0, valid=True, position=0.0) -> Rows:
+def rows(
+    count: int,
+    *,
+    rank: ArrayLike = 0,
+    episode: ArrayLike = 0,
+    valid: ArrayLike = True,
+    position: ArrayLike = MEMORIES_AT,
+) -> Rows:
     """Return `count` rows; what is given is broadcast."""
     return Rows(
         jnp.broadcast_to(jnp.asarray(rank, jnp.int32), (count,)),
         jnp.broadcast_to(jnp.asarray(episode, jnp.int32), (count,)),
         jnp.broadcast_to(jnp.asarray(valid, bool), (count,)),
-        jnp.broadcast_to(jnp.asarray(position, jnp.float32), (count,)),
+        jnp.broadcast_to(jnp.asarray(position, jnp.int32), (count,)),
     )
 
 
@@ -52,10 +61,13 @@ def visible(
     return seen & (keys.rank[None] <= queries.rank[:, None] - lag) if causal else seen
 
 
-def angles(position: Float[Array, " rows"], dim_head: int) -> Float[Array, "rows half"]:
+def angles(position: Int[Array, " rows"], dim_head: int) -> Float[Array, "rows half"]:
     """Return the angles by which the pairs of features of each row are rotated."""
-    frequency = 1 / 32768 ** (jnp.arange(0, dim_head, 2, dtype=jnp.float32) / dim_head)
-    return position[:, None] * frequency
+    frequency = 1 / 32768 ** (np.arange(0, dim_head, 2) / dim_head)
+    # In float32, a product of this size would be wrong by up to 1e-3.
+    far = jnp.asarray(MEMORIES_AT * frequency % (2 * np.pi), jnp.float32)
+    near = position[:, None] * jnp.asarray(frequency, jnp.float32)
+    return jnp.where(position[:, None] == MEMORIES_AT, far, near)
 
 
 def rotated(

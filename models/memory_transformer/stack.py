@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from fastscan.models.memory_transformer.blocks import (
     Attention,
     Backend,
+    Connection,
     DualResidual,
     FeedForward,
     HyperConnection,
@@ -33,8 +34,8 @@ class MemoryLayer(eqx.Module):
 
     attention: Attention
     feedforward: FeedForward
-    attention_residual: Residual | DualResidual | HyperConnection
-    feedforward_residual: Residual | DualResidual | HyperConnection
+    attention_residual: Connection
+    feedforward_residual: Connection
 
 
 class Stack(eqx.Module):
@@ -47,7 +48,6 @@ class Stack(eqx.Module):
     """Whether a row sees as many keys as there are rows up to it, the context's included."""
     rotary: bool = eqx.field(static=True)
     token_shift: bool = eqx.field(static=True)
-    streams: int = eqx.field(static=True)
     normalised: bool = eqx.field(static=True)
     """Whether the final norm is part of the stack."""
 
@@ -124,13 +124,14 @@ class Stack(eqx.Module):
         self.lagging = lagging
         self.rotary = rotary
         self.token_shift = token_shift
-        self.streams = streams
         self.normalised = normalised
 
     def null_kv(self) -> Float[Array, "2 depth nulls heads dim_head"]:
         """Return the null keys and values of all layers; `nulls` is 1 or 0."""
-        nulls = [layer.attention.null_kv for layer in self.layers]
-        if nulls[0] is None:
+        nulls = [
+            layer.attention.null_kv for layer in self.layers if layer.attention.null_kv is not None
+        ]
+        if not nulls:
             heads, dim_head, dtype = self.head_shape()
             return jnp.zeros((2, len(self.layers), 0, heads, dim_head), dtype)
         return jnp.stack(nulls, axis=1)[:, :, None]
@@ -172,7 +173,7 @@ class Stack(eqx.Module):
         draws = [None] * 2 * len(self.layers)
         if key is not None:
             draws = list(jax.random.split(key, len(draws)))
-        stream = self._opened(xs)
+        stream = self.layers[0].attention_residual.opened(xs)
         shifted = self.no_shift() if shifted is None else shifted
         for index, layer in enumerate(self.layers):
             before = (None, None) if shifted is None else shifted[index]
@@ -202,7 +203,9 @@ class Stack(eqx.Module):
             values.append(v)
             after.append((tail, other_tail))
         after = jnp.stack([jnp.stack(pair) for pair in after]) if self.token_shift else None
-        return self._closed(stream), jnp.stack(keys), jnp.stack(values), after
+        norm = self.norm if self.normalised else lambda rows: rows
+        ys = self.layers[0].attention_residual.closed(stream, norm)
+        return ys, jnp.stack(keys), jnp.stack(values), after
 
     def no_shift(self) -> Float[Array, "depth 2 shifted"] | None:
         """Return what the first step is shifted by: zeros, or None without token shift."""
@@ -220,17 +223,3 @@ class Stack(eqx.Module):
         tails = jnp.concatenate([before[None], tail])
         moved = tails[:-1] if reset is None else jnp.where(reset[:, None], 0, tails[:-1])
         return xs.at[tokens, half:].set(moved), tails[-1]
-
-    def _opened(self, xs):
-        if isinstance(self.layers[0].attention_residual, DualResidual):
-            return xs, xs * self.layers[0].attention_residual.scale
-        if self.streams == 1:
-            return xs
-        streams = (len(xs), self.streams, xs.shape[1])
-        return jnp.broadcast_to(xs[:, None], streams)
-
-    def _closed(self, stream):
-        if isinstance(self.layers[0].attention_residual, DualResidual):
-            return stream[0] + self.norm(stream[1])
-        xs = stream if self.streams == 1 else jnp.sum(stream, axis=1)
-        return self.norm(xs) if self.normalised else xs

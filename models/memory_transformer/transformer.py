@@ -14,7 +14,6 @@ from fastscan.models.memory_transformer.blocks import Backend
 from fastscan.models.memory_transformer.rows import (
     EVERY,
     LATER,
-    TOKENS_AT,
     Rows,
     join,
     rows,
@@ -291,23 +290,23 @@ class RecurrentMemoryTransformer(eqx.Module):
                 f"a segment has at most {self.seq_len} steps, got {steps}; SegmentedTransformer "
                 "runs longer sequences"
             )
-        carry = self.init_carry() if carry is None else carry
+        init = self.init_carry()
+        memory = init if carry is None else carry
         index = jnp.arange(steps)
         since, episode = index, jnp.zeros(steps, int)
         if reset is not None:
             reset = jnp.asarray(reset) != 0
-            carry = jax.tree.map(
-                lambda init, leaf: jnp.where(reset[0], init, leaf), self.init_carry(), carry
-            )
+            first = reset[0]
+            memory = jax.tree.map(lambda new, old: jnp.where(first, new, old), init, memory)
             reset = reset & (index > 0)
             since = index - lax.cummax(jnp.where(reset, index, 0))
             episode = jnp.cumsum(reset)
         last = episode[-1]
 
-        readers = self.read_rows(carry)
+        readers = self.read_rows(memory)
         if mask_out_read_memories is not False:
             readers = readers._replace(valid=readers.valid & ~jnp.asarray(mask_out_read_memories))
-        parts, who = [self.read(carry)], [readers]
+        parts, who = [self.read(memory)], [readers]
         if reset is not None and self.always_have_read_memories:
             # What is read after a reset. Attending both ways, it can belong to one sequence only.
             belongs = LATER if self.stack.causal else jnp.where(last > 0, last, LATER)
@@ -317,14 +316,14 @@ class RecurrentMemoryTransformer(eqx.Module):
             )
         start = len(self.memory_tokens) * len(parts)
         tokens = slice(start, start + steps)
-        writers = self.write_rows(carry, steps, last)
-        parts += [self.embed(xs, since), self.write(carry, last)]
-        who += [self.token_rows(carry, index, since, episode), writers]
+        writers = self.write_rows(memory, steps, last)
+        parts += [self.embed(xs, since), self.write(memory, last)]
+        who += [self.token_rows(memory, index, since, episode), writers]
         unmasked = join(*who)
         if mask is not None:
             who[-2] = who[-2]._replace(valid=jnp.asarray(mask) != 0)
 
-        context = self.context(carry)
+        context = self.context(memory)
         ys, keys, values, _ = self.stack(
             jnp.concatenate(parts), join(*who), context, tokens=tokens, reset=reset, key=key
         )
@@ -368,7 +367,7 @@ class RecurrentMemoryTransformer(eqx.Module):
         """Return where steps stand."""
         rank = 1 + index if self.memory_not_causal else self._read_ranks(carry) + index
         seen = jnp.where(episode == 0, jnp.sum(carry.xl_valid), 0)
-        return rows(len(index), rank=rank, episode=episode, position=TOKENS_AT + seen + since)
+        return rows(len(index), rank=rank, episode=episode, position=seen + since)
 
     def write(self, carry: Memory, last: Int[Array, ""] | int) -> Float[Array, "memories dim"]:
         """Return the write rows of a segment whose last step is of this episode."""
@@ -398,10 +397,14 @@ class RecurrentMemoryTransformer(eqx.Module):
             keys, values = jnp.roll(keys, -1, axis=0), jnp.roll(values, -1, axis=0)
         nulls = self.stack.null_kv()
         count, slots = jnp.sum(carry.xl_valid), jnp.arange(self.xl_mem_len) - self.xl_mem_len
-        ranks, off = slots - nulls.shape[2], 1 if self.as_coded else 0
-        where = TOKENS_AT + count + slots - off, TOKENS_AT - 1 + off * count
-        xl = rows(len(slots), rank=ranks, valid=carry.xl_valid, position=where[0])
-        null = rows(nulls.shape[2], rank=-1, episode=EVERY, position=where[1])
+        off = 1 if self.as_coded else 0
+        xl = rows(
+            len(slots),
+            rank=slots - nulls.shape[2],
+            valid=carry.xl_valid,
+            position=count + slots - off,
+        )
+        null = rows(nulls.shape[2], rank=-1, episode=EVERY, position=off * count - 1)
         return Context(
             jnp.concatenate([keys, nulls[0]], axis=1),
             jnp.concatenate([values, nulls[1]], axis=1),
