@@ -1,4 +1,4 @@
-"""Language models of GatedLinearRNN (Katsch, 2023) with trained parameters, and their attention."""
+"""Language models of GatedLinearRNN (Katsch, 2023), with trained parameters, and its attention."""
 
 import functools
 import re
