@@ -18,6 +18,7 @@ import fastscan
 from fastscan.bench.cli import Bench
 from fastscan.train.config import Train
 from fastscan.train.errors import TrainError
+from fastscan.train.language import TrainLM
 from fastscan.train.presets import start as start_of_run
 from fastscan.train.presets import without_options
 
@@ -107,7 +108,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(f"fastscan: {error}")
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        extra = type(command).__name__.lower()
+        extra = args[0]
         if module not in EXTRAS.get(extra, ()):
             raise
         sys.exit(f"fastscan: {extra} needs {module}: {_install(extra)}")
@@ -115,8 +116,10 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def parse_command(args: list[str]) -> Doctor | Bench | Train:
+def parse_command(args: list[str]) -> Doctor | Bench | Train | TrainLM:
     """Return the command that the arguments stand for."""
+    if args[:2] == ["train", "lm"]:
+        return tyro.cli(TrainLM, prog="fastscan train lm", args=args[2:])
     # The defaults of `train` depend on these, so they are read before all others.
     parser = argparse.ArgumentParser("fastscan", add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")

@@ -5,12 +5,13 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-import optax
 from jaxtyping import Array, PRNGKeyArray
 from tqdm import tqdm
 
@@ -19,10 +20,11 @@ from fastscan.train.checkpoint import Checkpoints
 from fastscan.train.comparison import compare_implementations
 from fastscan.train.config import Train, check
 from fastscan.train.errors import TrainError
+from fastscan.train.language import AnyRun
 from fastscan.train.optimizer import make_optimizer
 from fastscan.train.rundir import LOG, Log, create_run, find_run, plot_curves, read_log
 from fastscan.train.step import Sums, TrainState, init_state, make_evaluate, make_train_step
-from fastscan.train.tasks import Task
+from fastscan.train.tasks import Batch, Task
 from fastscan.train.termination import Termination
 from fastscan.train.trackers import Tracker, check_installed, open_trackers
 
@@ -52,13 +54,11 @@ def train(config: Train) -> TrainState:
     # Only now, so that an option that does not work leaves no folder behind.
     if not config.resume:
         create_run(path, config)
-    run = _Run(config, path, task, optimizer, dropout_key)
-    step, state = run.train(state)
-    if step < config.steps:
-        print(f"stopped by SIGTERM after step {step}, which is saved: --resume goes on", flush=True)
-        return state
-    run.report()
-    if config.compare:
+    train_step = make_train_step(task, optimizer, config)
+    evaluate = make_evaluate(task, config)
+    run = Run(config, path, task, train_step, evaluate, dropout_key)
+    finished, state = run.finish(state)
+    if finished and config.compare:
         batch = task.train_batch(config.seed, 0, config.batch_size)
         comparison = compare_implementations(config, task, optimizer, state.model, batch)
         print(comparison or f"{config.model} runs in one way only: nothing to compare with")
@@ -66,12 +66,27 @@ def train(config: Train) -> TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
-    config: Train
+class Run:
+    """The loop around an update: log, evaluation, checkpoints, and what is printed."""
+
+    config: AnyRun
     path: Path
     task: Task
-    optimizer: optax.GradientTransformationExtraArgs
+    train_step: Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Sums]]
+    evaluate: Callable[[Any, Any], Sums]
     dropout_key: PRNGKeyArray
+
+    def finish(self, state: TrainState) -> tuple[bool, TrainState]:
+        """Train and report; return whether that went to the end, and the state."""
+        step, state = self.train(state)
+        if step < self.config.steps:
+            print(
+                f"stopped by SIGTERM after step {step}, which is saved: --resume goes on",
+                flush=True,
+            )
+            return False, state
+        self.report()
+        return True, state
 
     def train(self, state: TrainState) -> tuple[int, TrainState]:
         """Go on from the newest checkpoint, or from `state` where there is none.
@@ -92,8 +107,6 @@ class _Run:
             termination = stack.enter_context(Termination())
             bar = stack.enter_context(_progress_bar(start, config.steps))
 
-            train_step = make_train_step(task, self.optimizer, config)
-            evaluate = make_evaluate(task, config)
             test_batches = list(task.test_batches(config.batch_size))
             tokens_per_step = config.batch_size * task.sequence_length
             record = _Recorder(task, tokens_per_step, log, trackers, start)
@@ -102,7 +115,7 @@ class _Run:
             for step in range(start + 1, config.steps + 1):
                 batch = task.train_batch(config.seed, step - 1, config.batch_size)
                 key = jax.random.fold_in(self.dropout_key, step)
-                state, sums = train_step(state, batch, key)
+                state, sums = self.train_step(state, batch, key)
                 unread[step] = sums.loss
                 last = step == config.steps
                 improved = False
@@ -110,7 +123,7 @@ class _Run:
                     self._check_losses(unread, checkpoints)
                     shown |= record(step, "train", sums)
                 if last or step % config.evaluate_every == 0:
-                    shown |= record(step, "test", evaluate(state.model, test_batches))
+                    shown |= record(step, "test", self.evaluate(state.model, test_batches))
                     improved = log.best_step(task.metric_name, task.higher_is_better) == step
                 bar.set_postfix(shown, refresh=False)
                 bar.update()
