@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -182,6 +183,7 @@ def _attention(
             f"out_proj/kernel, got {qkv.out_features}"
         )
     sizes = (int(qkv.in_features), state, int(out.out_features))
+    layer: Callable[..., MultiHeadSelfAttention | BidirectionalSelfAttention]
     layer = BidirectionalSelfAttention
     if options.get("use_causal_mask", True):
         context = int(options.get("max_seq_length", 4096))

@@ -1,5 +1,7 @@
 """Language models: carries, resets, steps, sampling, and the second stage of training."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from fastscan.models.language import (
 )
 
 TOKENS, LENGTH = 7, 12
-SIZES = {"num_tokens": TOKENS, "num_layers": 2, "inner_size": 5, "dtype": jnp.float32}
+SIZES: dict[str, Any] = {"num_tokens": TOKENS, "num_layers": 2, "inner_size": 5, "dtype": jnp.float32}
 KEY = jax.random.key(3)
 XS = jax.random.randint(jax.random.key(1), (LENGTH,), 0, TOKENS)
 RESET = jnp.zeros(LENGTH, bool).at[jnp.array([0, 4, 5])].set(True)
@@ -130,7 +132,7 @@ def test_second_stage_computes_the_same_and_can_leave_it():
 @pytest.mark.parametrize("mixing", ["time", "channel"])
 def test_dropout_on_the_stream_and_on_the_branch(mixing):
     # Of nearly everything: what is left is what does not pass through it.
-    rates = {"dropout": 1 - 1e-6, "dtype": jnp.float32}
+    rates: dict[str, Any] = {"dropout": 1 - 1e-6, "dtype": jnp.float32}
     lru = LRU(4, 6, dtype=jnp.float32, key=KEY)
     xs = jax.random.normal(KEY, (8, 4), jnp.float32)
 
@@ -171,7 +173,8 @@ def test_attention_sees_its_context_and_no_further():
 
 
 def test_errors():
-    model, sizes = MODELS["gated-linear-rnn"], dict(num_layers=1, key=KEY)
+    model = MODELS["gated-linear-rnn"]
+    sizes: dict[str, Any] = {"num_layers": 1, "key": KEY}
     with pytest.raises(ValueError, match=r"shape \(time,\), got \(2, 12\); use jax.vmap"):
         model(None, jnp.stack([XS, XS]))
     with pytest.raises(TypeError, match="integer token ids, got float32"):
