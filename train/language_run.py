@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from fastscan import models
 from fastscan.models.gated import with_true_recurrence
 from fastscan.models.language import LanguageModel, transformer_lm
-from fastscan.models.layer import check_has_step
 from fastscan.models.memory_transformer import RecurrentMemoryTransformer
 from fastscan.train import text
 from fastscan.train.checkpoint import Checkpoints
@@ -32,8 +31,21 @@ from fastscan.train.tasks import Batch, Task
 from fastscan.train.trackers import check_installed
 
 _LENGTH = 65_536
-_SET_HERE = ("hidden_size", "dim", "num_tokens", "input_size", "output_size", "num_layers", "depth",
-             "seq_len", "dtype", "key", "recurrence")  # fmt: skip
+# What the configuration says already, and what would let a model see what it is to predict.
+_SET_HERE = (
+    "hidden_size",
+    "dim",
+    "num_tokens",
+    "input_size",
+    "output_size",
+    "num_layers",
+    "depth",
+    "seq_len",
+    "dtype",
+    "key",
+    "recurrence",
+    "causal",
+)
 
 
 class SegmentModel(Protocol):
@@ -120,15 +132,12 @@ def make_model(config: TrainLM, task: Task, key: PRNGKeyArray) -> SegmentModel:
     """Return the freshly initialised model.
 
     Raises:
-        TrainError: the options do not make a model, or it reads later steps.
+        TrainError: the options do not make a model.
     """
     try:
-        model = _make(config, task, key)
-        if isinstance(model, LanguageModel):
-            check_has_step(model)
+        return _make(config, task, key)
     except (ValueError, TypeError) as error:
         raise TrainError(f"{config.model}: {error}") from error
-    return model
 
 
 def _make(config: TrainLM, task: Task, key: PRNGKeyArray) -> SegmentModel:
@@ -202,7 +211,7 @@ def make_train_step(
                 return (carry, *jax.tree.map(jnp.add, totals, [gradient, sums])), None
 
             zeros = jax.tree.map(jnp.zeros_like, parameters(model))
-            (_, gradient, sums), _ = lax.scan(add, (carry, zeros, _none()), windows)
+            (_, gradient, sums), _ = lax.scan(add, (carry, zeros, _zero()), windows)
         updates, optimizer_state = optimizer.update(
             gradient,
             state.optimizer_state,
@@ -263,10 +272,10 @@ def _sums(
             sums = jax.tree.map(jnp.sum, sums)
         return (carry, jax.tree.map(jnp.add, total, sums)), None
 
-    return lax.scan(jax.checkpoint(body, prevent_cse=False), (carry, _none()), segments)[0]
+    return lax.scan(jax.checkpoint(body, prevent_cse=False), (carry, _zero()), segments)[0]
 
 
-def _none() -> Sums:
+def _zero() -> Sums:
     zero = jnp.zeros((), jnp.float32)
     return Sums(zero, zero, zero)
 

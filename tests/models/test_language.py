@@ -19,7 +19,12 @@ from fastscan.models.language import (
 )
 
 TOKENS, LENGTH = 7, 12
-SIZES: dict[str, Any] = {"num_tokens": TOKENS, "num_layers": 2, "inner_size": 5, "dtype": jnp.float32}
+SIZES: dict[str, Any] = {
+    "num_tokens": TOKENS,
+    "num_layers": 2,
+    "inner_size": 5,
+    "dtype": jnp.float32,
+}
 KEY = jax.random.key(3)
 XS = jax.random.randint(jax.random.key(1), (LENGTH,), 0, TOKENS)
 RESET = jnp.zeros(LENGTH, bool).at[jnp.array([0, 4, 5])].set(True)
