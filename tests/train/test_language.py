@@ -54,7 +54,7 @@ def test_text(tmp_path):
     assert [int(b.mask.sum()) for b in tests] == [32, 16]
     uniform = jnp.zeros((2, 16, 256))
     np.testing.assert_allclose(task.metric(uniform, batch.targets), 8, rtol=1e-6)
-    with pytest.raises(TrainError, match="there is no file enwik8: .* enwik8.zip"):
+    with pytest.raises(TrainError, match="there is no file enwik8: .*/enwik8.zip"):
         Text("enwik8", 16, 1)
     with pytest.raises(TrainError, match="has 1,000 bytes, .* need 501 each"):
         Text(str(path), 500, 1)
@@ -163,9 +163,9 @@ def test_other_models_take_the_same_step(model):
     arguments, step = made(config, None, batch_size=2)
     state, sums = eqx.filter_eval_shape(step, *arguments)
     assert sums.loss.shape == ()
-    assert eqx.tree_equal(
-        *(jax.tree.map(jnp.shape, eqx.filter(s, eqx.is_array)) for s in (arguments[0], state))
-    )
+    before = jax.tree.leaves(eqx.filter(arguments[0], eqx.is_array))
+    after = [leaf for leaf in jax.tree.leaves(state) if hasattr(leaf, "shape")]
+    assert [leaf.shape for leaf in before] == [leaf.shape for leaf in after]
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_the_command_line(tmp_path):
     assert isinstance(parse_command(["train", "--steps", "3"]), type(parse_command(["train"])))
 
 
-def test_errors():
+def test_errors(tmp_path):
     for changed, message in (
         ({"segment": 5}, "--segment 5 must divide --sequence-length 32"),
         ({"truncate": 3}, "--truncate 3 must divide the 4 segments"),
@@ -244,4 +244,4 @@ def test_errors():
         ({"model": "rmt", "model_options": ("causal=false",)}, "no option 'causal'"),
     ):
         with pytest.raises(TrainError, match=message):
-            train_language_model(dataclasses.replace(SMALL, **changed))
+            train_language_model(dataclasses.replace(SMALL, directory=tmp_path, **changed))
