@@ -112,12 +112,13 @@ def make_task(config: TrainLM) -> Task:
             config.task_options,
             task_class,
             flag="--task-options",
-            without=("sequence_length", "test_sequences", "ramp"),
+            without=("sequence_length", "test_sequences", "ramp", "unit"),
         )
         length = _LENGTH
         if task_class is text.CopyOverFiller:
             length = text.CopyOverFiller.length(**options)
             options["ramp"] = max(1, round(0.7 * config.steps))
+            options["unit"] = config.segment * (config.truncate or 1)
         length = config.sequence_length or _rounded(length, config.segment)
         task = task_class(length, config.evaluate_sequences, **options)
     if config.truncate is not None and (length // config.segment) % config.truncate:

@@ -108,8 +108,7 @@ class Run:
             bar = stack.enter_context(_progress_bar(start, config.steps))
 
             test_batches = list(task.test_batches(config.batch_size))
-            tokens_per_step = config.batch_size * task.sequence_length
-            record = _Recorder(task, tokens_per_step, log, trackers, start)
+            record = _Recorder(task, log, trackers)
             unread: dict[int, Array] = {}
             shown: dict[str, str] = {}
             for step in range(start + 1, config.steps + 1):
@@ -117,6 +116,7 @@ class Run:
                 key = jax.random.fold_in(self.dropout_key, step)
                 state, sums = self.train_step(state, batch, key)
                 unread[step] = sums.loss
+                record.tokens += batch.mask.size
                 last = step == config.steps
                 improved = False
                 if last or step % config.log_every == 0:
@@ -188,12 +188,11 @@ class Run:
 class _Recorder:
     """Writes records to the log and to the trackers, and says what the progress bar shows."""
 
-    def __init__(
-        self, task: Task, tokens_per_step: int, log: Log, trackers: list[Tracker], start: int
-    ):
-        self._task, self._tokens_per_step = task, tokens_per_step
-        self._log, self._trackers = log, trackers
-        self._step, self._seconds = start, log.seconds()
+    def __init__(self, task: Task, log: Log, trackers: list[Tracker]):
+        self.tokens = 0
+        """Tokens of the steps since the last record of the training."""
+        self._task, self._log, self._trackers = task, log, trackers
+        self._seconds = log.seconds()
         self._began = time.perf_counter() - self._seconds
 
     def __call__(self, step: int, split: str, sums: Sums) -> dict[str, str]:
@@ -211,9 +210,8 @@ class _Recorder:
             tracker.write(record)
         if split == "test":
             return {"test": f"{metric:.3f}"}
-        tokens = (step - self._step) * self._tokens_per_step
-        speed = tokens / (seconds - self._seconds)
-        self._step, self._seconds = step, seconds
+        speed = self.tokens / (seconds - self._seconds)
+        self.tokens, self._seconds = 0, seconds
         return {
             "loss": f"{loss:.3f}",
             self._task.metric_name: f"{metric:.3f}",

@@ -145,7 +145,8 @@ class CopyOverFiller(Classification):
     with p from one alphabet and f from another; the symbols after the cue count. In training N
     grows: at step s it is drawn from between half of and the whole of `N ** min(1, s / ramp)`. A
     sequence is filled with as many episodes as it has room for, with a reset at the first step of
-    each. The test has N of all tokens.
+    each; while 16 of them and 8,192 steps fit into a shorter one, it is so, of a unit of steps
+    times a power of two. The test has all the filler.
 
     After Bulatov et al., "Scaling transformer to 1M tokens and beyond with RMT", 2023,
     arXiv:2304.11062.
@@ -163,6 +164,7 @@ class CopyOverFiller(Classification):
         sequence_length: int,
         test_sequences: int,
         ramp: int,
+        unit: int,
         filler: int = 100_000,
         pattern: int = 8,
         alphabet: int = 8,
@@ -183,6 +185,7 @@ class CopyOverFiller(Classification):
         self.sequence_length = sequence_length
         self.filler, self.pattern = filler, pattern
         self.alphabet, self.fillers, self.ramp = alphabet, fillers, ramp
+        self.unit = unit
         self._test_sequences = test_sequences
         self.input_size = self.output_size = alphabet + fillers + 1
 
@@ -190,20 +193,24 @@ class CopyOverFiller(Classification):
         """Return episodes with as much filler as this step has."""
         rng = np.random.default_rng([_TRAIN, seed, step])
         most = self.filler ** min(1.0, step / self.ramp)
-        filler = round(most * rng.uniform(0.5, 1))
-        return self._episodes(rng, batch_size, max(1, filler))
+        filler = max(1, round(most * rng.uniform(0.5, 1)))
+        wanted = max(8192, 16 * (most + 2 * self.pattern))
+        length = self.unit * 2 ** math.ceil(math.log2(wanted / self.unit))
+        return self._episodes(rng, batch_size, filler, min(length, self.sequence_length))
 
     def test_batches(self, batch_size: int) -> list[Batch]:
         """Return episodes with all the filler, which do not depend on the seed."""
         batches = -(-self._test_sequences // batch_size)
         return [
-            self._episodes(np.random.default_rng([_TEST, i]), batch_size, self.filler)
+            self._episodes(
+                np.random.default_rng([_TEST, i]), batch_size, self.filler, self.sequence_length
+            )
             for i in range(batches)
         ]
 
-    def _episodes(self, rng: np.random.Generator, batch_size: int, filler: int) -> Batch:
+    def _episodes(self, rng: np.random.Generator, batch_size: int, filler: int, room: int) -> Batch:
         length, pattern = filler + 2 * self.pattern, self.pattern
-        count = self.sequence_length // length
+        count = room // length
         # One token more than goes in: the last one is a target only.
         tokens = np.empty((batch_size, count, length + 1), np.int32)
         tokens[..., :pattern] = rng.integers(0, self.alphabet, (batch_size, count, pattern))
@@ -215,7 +222,7 @@ class CopyOverFiller(Classification):
         step = np.broadcast_to(np.arange(length), (batch_size, count, length))
         parts = tokens[..., :-1], step == 0, tokens[..., 1:], step >= length - pattern
         # What is left of the sequence is one more episode, in which nothing counts.
-        rest = ((0, 0), (0, self.sequence_length - count * length))
+        rest = ((0, 0), (0, room - count * length))
         xs, reset, targets, mask = (np.pad(p.reshape(batch_size, -1), rest) for p in parts)
         reset[:, count * length :][:, :1] = True
         return _batch(xs, reset, targets, mask)

@@ -81,7 +81,7 @@ def test_recall():
 
 
 def test_copy_over_filler():
-    task = CopyOverFiller(100, test_sequences=1, ramp=10, filler=40, pattern=3)
+    task = CopyOverFiller(100, test_sequences=1, ramp=10, unit=4, filler=40, pattern=3)
     (test,) = task.test_batches(1)
     for batch, least, most in (
         (test, 40, 40),
@@ -103,10 +103,12 @@ def test_copy_over_filler():
             assert (xs[:3] < 8).all() and xs[-3] == 12
             assert ((xs[3:-3] >= 8) & (xs[3:-3] < 12)).all()
         assert int(batch.mask.sum()) == 3 * (100 // (filler + 6))
-    default = make_task(TrainLM(task="copy-over-filler"))
+    default = make_task(TrainLM(task="copy-over-filler", steps=100))
+    lengths = [default.train_batch(0, step, 1).xs.shape[1] for step in (0, 50, 99)]
+    assert lengths == [8192, 512 * 256 // 2, 196 * 512]
     assert default.sequence_length == 196 * 512 >= 100_016
     with pytest.raises(TrainError, match="--sequence-length of at least 106"):
-        CopyOverFiller(100, test_sequences=1, ramp=10, filler=100, pattern=3)
+        CopyOverFiller(100, test_sequences=1, ramp=10, unit=4, filler=100, pattern=3)
 
 
 def made(config, truncate, batch_size=1):
