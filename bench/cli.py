@@ -13,10 +13,10 @@ class Bench:
     """Time a family of recurrences against what JAX offers, each case behind a correctness gate."""
 
     family: tyro.conf.Positional[
-        Literal["linear", "matrix", "selective", "attention", "dropin", "models"]
+        Literal["linear", "matrix", "selective", "attention", "dropin", "models", "train"]
     ] = "linear"
     """The family of recurrences; or the models of published packages under `fastscan.patch()`; or
-    fastscan's own models."""
+    fastscan's own models; or whole training steps of some of them, up to a million steps long."""
     quick: bool = False
     """A few cases and few repetitions: under a minute."""
     cases: tuple[str, ...] = ()
@@ -39,6 +39,8 @@ class Bench:
             return self._dropin()
         if self.family == "models":
             return self._models()
+        if self.family == "train":
+            return self._train()
         # Imported here so that `fastscan --help` neither needs the extra nor waits for it.
         from fastscan.bench import plot, table
         from fastscan.bench.cases import select
@@ -115,6 +117,24 @@ class Bench:
             print(f"{result.model}, {result.size}: {result.failure}")
         if failures:
             sys.exit(f"{len(failures)} models failed and report no time.")
+
+    def _train(self) -> None:
+        import fastscan
+        from fastscan.bench import environment, train
+
+        fastscan.keep_freed_memory()
+        lengths = train.QUICK if self.quick else train.LENGTHS
+        try:
+            results = train.run(lengths, 0.1 if self.quick else 3.0, self.cases)
+        except ValueError as error:
+            sys.exit(f"fastscan bench: {error}")
+        path = self.output or self._default_output(environment.device())
+        train.write(path, results)
+        train.draw(results).savefig(path.with_suffix(".png"), dpi=120, format="png")
+        print(f"Wrote {path} and {path.with_suffix('.png')}\n\n{train.table(results)}")
+        for result in results:
+            if result.failure is not None:
+                print(f"{result.model}, {result.steps} steps, {result.label}: {result.failure}")
 
     def _default_output(self, device: str) -> Path:
         from fastscan.bench.environment import checkout, slug

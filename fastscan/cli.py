@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ import tyro
 
 import fastscan
 from fastscan.bench.cli import Bench
+from fastscan.train.baselines import Baselines
 from fastscan.train.config import Train
 from fastscan.train.errors import TrainError
 from fastscan.train.language import TrainLM
@@ -24,7 +25,7 @@ from fastscan.train.presets import without_options
 
 # What `pip install 'fastscan[EXTRA]'` brings, by the names under which it is imported.
 EXTRAS = {
-    "bench": ("matplotlib", "pytest_benchmark", "tqdm"),
+    "bench": ("matplotlib", "optax", "pytest_benchmark", "tqdm"),
     "train": ("matplotlib", "optax", "orbax", "sklearn", "tqdm"),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
@@ -108,7 +109,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(f"fastscan: {error}")
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        extra = args[0]
+        extra = "bench" if isinstance(command, Bench) else "train"
         if module not in EXTRAS.get(extra, ()):
             raise
         sys.exit(f"fastscan: {extra} needs {module}: {_install(extra)}")
@@ -116,22 +117,24 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def parse_command(args: list[str]) -> Doctor | Bench | Train | TrainLM:
+def parse_command(args: list[str]) -> Doctor | Bench | Train | TrainLM | Baselines:
     """Return the command that the arguments stand for."""
     if args[:2] == ["train", "lm"]:
         return tyro.cli(TrainLM, prog="fastscan train lm", args=args[2:])
-    # The defaults of `train` depend on these, so they are read before all others.
+    # The defaults of training depend on these, so they are read before all others.
     parser = argparse.ArgumentParser("fastscan", add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset")
-    parser.add_argument("--config", type=Path)
-    start = Train()
-    if args[:1] == ["train"]:
+    parser.add_argument("--preset", "--train.preset")
+    parser.add_argument("--config", "--train.config", type=Path)
+    start, grid = Train(), Baselines()
+    if args[:1] in (["train"], ["baselines"]):
         given, _ = parser.parse_known_args(args)
         start = without_options(start_of_run(given.preset, given.config))
+        grid = Baselines(train=replace(start, compare=False))
     commands = (
         Annotated[Doctor, tyro.conf.subcommand("doctor")]
         | Annotated[Bench, tyro.conf.subcommand("bench")]
         | Annotated[Train, tyro.conf.subcommand("train", default=start)]
+        | Annotated[Baselines, tyro.conf.subcommand("baselines", default=grid)]
     )
     return tyro.cli(commands, prog="fastscan", description=fastscan.__doc__, args=args)
 

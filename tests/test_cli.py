@@ -58,7 +58,7 @@ def test_wrong_arguments_exit_with_2(args, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["train", "baselines", "bench", "doctor"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -41,7 +41,7 @@ PRESETS = {
     "digits": Train(model_options=("state_size=128", "r_min=0.9", "r_max=0.999")),
     "copy": _minimal_lru("copy", examples=20_000, epochs=4, pooling=None),
     "scifar": _minimal_lru("scifar", examples=45_000, epochs=180),
-    "listops": _minimal_lru("listops", examples=96_000, epochs=40),
+    "listops": _minimal_lru("lra_listops", examples=96_000, epochs=40),
     "imdb": _minimal_lru("imdb", examples=25_000, epochs=35),
 }
 """The recipes by name: each is the config that it stands for."""

@@ -94,7 +94,7 @@ def plain(plain_update):
     return plain_update(BATCH)
 
 
-@pytest.mark.parametrize("options", [{"accumulate": 2}, {"remat": True}], ids=str)
+@pytest.mark.parametrize("options", [{"accumulate": 4}, {"remat": True}], ids=str)
 def test_memory_can_be_saved(plain, options):
     """With dropout, whose random numbers have to be the same."""
     gradient, sums = make_update(dataclasses.replace(CONFIG, **options))(BATCH)

@@ -42,7 +42,7 @@ def test_killed_five_times_it_ends_with_the_same_bits(tmp_path, monkeypatch):
         return process
 
     def finish(process):
-        process.join(120)
+        process.join(300)
         assert process.exitcode == 0
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -52,7 +52,7 @@ def test_killed_five_times_it_ends_with_the_same_bits(tmp_path, monkeypatch):
     log = killed / "run" / "log.jsonl"
     for number in range(5):
         process = start(killed, resume=number > 0)
-        step, deadline = 6 * (number + 1), time.monotonic() + 120
+        step, deadline = 6 * (number + 1), time.monotonic() + 300
         while not (records := read_log(log)) or records[-1]["step"] < step:
             assert process.is_alive() and time.monotonic() < deadline
             time.sleep(0.001)

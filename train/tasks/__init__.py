@@ -10,7 +10,7 @@ from fastscan.train.tasks.task import Batch, Classification, Task
 __all__ = ["Batch", "Classification", "Task", "available", "find", "make"]
 
 # By name, so that a task's own packages are imported only where it is used.
-_CLASSES = {"digits": "Digits"}
+_CLASSES = {"digits": "digits.Digits"}
 
 
 def available() -> tuple[str, ...]:
@@ -26,13 +26,14 @@ def find(name: TaskName | str) -> type[Task]:
     """
     if name not in _CLASSES:
         raise TrainError(f"there is no task {name!r}; choose one of {', '.join(_CLASSES)}")
-    return getattr(importlib.import_module(f"{__name__}.{name}"), _CLASSES[name])
+    module, _, cls = _CLASSES[name].partition(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), cls)
 
 
 def make(name: TaskName | str, **options: Any) -> Task:
     """Return the task of that name; `options` go to its class.
 
     Raises:
-        TrainError: there is no task of that name.
+        TrainError: there is no task of that name, or an option is out of range.
     """
     return find(name)(**options)

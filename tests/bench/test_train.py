@@ -1,0 +1,44 @@
+import json
+
+import numpy as np
+import pytest
+
+from fastscan.bench import train
+from fastscan.bench.train import Result
+from fastscan.train import Architecture
+
+RESULTS = [
+    Result("lru", 1_000_000, "fastscan", 2.0, 3 * 2**30, [2.5, 2.0, 4.0]),
+    Result("lru", 1_000_000, "associative", failure="MemoryError: needs 50 GiB of 24 GiB"),
+]
+
+
+def test_measures_what_fits(monkeypatch):
+    """Two ways, of which the second one finds that the memory has shrunk."""
+    monkeypatch.setattr(train, "ARCHITECTURE", Architecture(hidden_size=2, num_layers=1))
+    sizes = iter([2**30, 1000])
+    monkeypatch.setattr(train, "_physical_memory", lambda: next(sizes))
+    ours, baseline = train.run((8,), 0.0, ("lru",))
+    assert (ours.label, baseline.label) == ("fastscan", "associative")
+    assert ours.failure is None and len(ours.samples) == 3
+    assert ours.tokens_per_second == 8 / sorted(ours.samples)[1]
+    # Parameters with their two moments, before and after.
+    assert ours.memory is not None and ours.memory > 3000
+    assert baseline.failure is not None and baseline.failure.startswith("MemoryError: needs")
+
+
+def test_an_unknown_model_is_an_error():
+    with pytest.raises(ValueError, match="No such case: gru. There are lru, s5"):
+        train.run((8,), 0.0, ("gru",))
+
+
+def test_table_and_plot(tmp_path):
+    rows = train.table(RESULTS).splitlines()
+    assert rows[2] == "| lru | 1,000,000 | fastscan | 400,000 | 2.5 s | 3 GiB | 2 s |"
+    assert rows[3] == "| lru | 1,000,000 | associative | no time | - | - | - |"
+    (panel,) = train.draw(RESULTS).axes
+    (line,) = panel.get_lines()
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), [400_000])
+    path = tmp_path / "train.json"
+    train.write(path, RESULTS)
+    assert [r["failure"] is None for r in json.loads(path.read_text())["results"]] == [True, False]

@@ -1,0 +1,97 @@
+"""The grid of runs: what is repeated, what is not, and what is made of it."""
+
+import csv
+import dataclasses
+
+import pytest
+
+from fastscan.cli import parse_command
+from fastscan.train import Train, TrainError, loop
+from fastscan.train.baselines import Baselines, finished
+from fastscan.train.presets import PRESETS
+from fastscan.train.rundir import Log, create_run, find_run
+
+ACCURACY = {("lru", 0): 0.5, ("lru", 1): 0.75, ("gru", 0): 0.25, ("gru", 1): 0.25}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    config = Train(steps=7, compare=False)
+    return Baselines(models=("lru", "gru"), seeds=2, directory=tmp_path / "grid", train=config)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Replace training by a run that has an accuracy of the table above; list what was run."""
+    ran = []
+
+    def train(config):
+        path, config = find_run(config)
+        if not config.resume:
+            create_run(path, config)
+        ran.append((config.name, config.resume))
+        accuracy = ACCURACY[config.model, config.seed]
+        for step in (4, config.steps):
+            record = {"step": step, "split": "test", "loss": 1.0, "accuracy": accuracy}
+            Log(path / "log.jsonl", step).write({**record, "seconds": 3.0})
+
+    monkeypatch.setattr(loop, "train", train)
+    return ran
+
+
+def test_a_grid_is_run_once_and_tabulated(grid, ran, capsys):
+    grid()
+    names = [f"digits-{model}-seed{seed}" for model in ("lru", "gru") for seed in (0, 1)]
+    assert ran == [(name, False) for name in names]
+    printed = capsys.readouterr().out
+    assert "| digits | lru | accuracy | 0.6250 | 0.1768 | 2 | 3 |" in printed
+    assert "| digits | gru | accuracy | 0.2500 | 0.0000 | 2 | 3 |" in printed
+    assert (grid.directory / "table.md").read_text() in printed
+    with (grid.directory / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["model"], int(r["seed"])): float(r["value"]) for r in rows} == ACCURACY
+    assert (grid.directory / "plot.png").read_bytes().startswith(b"\x89PNG")
+    grid()
+    assert len(ran) == 4
+
+
+def test_an_unfinished_run_is_resumed(grid, ran, monkeypatch):
+    config = next(grid.configs())
+    create_run(*find_run(config))
+    record = {"step": 4, "split": "test", "loss": 1.0, "accuracy": 0.5, "seconds": 1.0}
+    Log(grid.directory / str(config.name) / "log.jsonl", 0).write(record)
+    assert finished(config) is None
+    grid()
+    assert ran[0] == ("digits-lru-seed0", True) and len(ran) == 4
+
+
+def test_options_of_the_preset_are_for_its_model(grid):
+    options = {config.model: config.model_options for config in grid.configs()}
+    assert "r_min=0.9" in options["lru"] and options["gru"] == ()
+
+
+def test_a_preset_is_for_the_whole_grid():
+    grid = parse_command(["baselines", "--train.preset", "copy", "--train.steps", "5"])
+    assert isinstance(grid, Baselines) and not grid.train.compare
+    assert (grid.train.steps, grid.train.batch_size) == (5, PRESETS["copy"].batch_size)
+
+
+def test_another_grid_needs_another_folder(grid, ran):
+    grid()
+    other = dataclasses.replace(grid, train=dataclasses.replace(grid.train, steps=8))
+    with pytest.raises(TrainError, match="seed0 was run with another --steps: give another --dir"):
+        other()
+
+
+def test_a_run_that_fails_does_not_stop_the_others(grid, ran, monkeypatch):
+    works = loop.train
+
+    def train(config):
+        if config.model == "lru":
+            raise TrainError("the loss is nan at step 3")
+        works(config)
+
+    monkeypatch.setattr(loop, "train", train)
+    with pytest.raises(TrainError, match="digits-lru-seed0: the loss is nan at step 3; digits-lru"):
+        grid()
+    assert (grid.directory / "table.md").read_text().count("| digits |") == 1

@@ -1,0 +1,165 @@
+"""The command `fastscan baselines`: models against each other on equal terms."""
+
+import csv
+import dataclasses
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastscan.train.config import ModelName, TaskName, Train, changed_fields
+from fastscan.train.errors import TrainError
+from fastscan.train.presets import read_config, with_options_of_start
+from fastscan.train.rundir import CONFIG, LOG, read_log, write_atomically
+
+
+@dataclass(frozen=True)
+class Run:
+    """The test result of one finished run."""
+
+    task: str
+    model: str
+    seed: int
+    metric: str
+    value: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Train every model on every task with several seeds, and compare them.
+
+    Runs that are there already are not repeated, and unfinished ones are resumed.
+    """
+
+    tasks: tuple[TaskName, ...] = ("digits",)
+    """What to learn."""
+    models: tuple[ModelName, ...] = ("lru", "s5", "min-gru", "gru")
+    """Which recurrences to learn it with."""
+    seeds: int = 3
+    """Runs of each, with the seeds 0, 1, ..."""
+    directory: Path = Path("baselines")
+    """Folder of the runs, and of runs.csv, table.md and plot.png."""
+    train: Train = field(default_factory=lambda: Train(compare=False))
+    """What all runs have in common."""
+
+    def __call__(self) -> None:
+        """Run what is missing, then write and print the table."""
+        from fastscan.train.loop import train
+
+        runs, failures = [], []
+        for config in self.configs():
+            run = finished(config)
+            if run is None:
+                try:
+                    train(config)
+                except TrainError as error:
+                    failures.append(f"{config.name}: {error}")
+                    continue
+                run = finished(config)
+                if run is None:
+                    return
+            runs.append(run)
+        if runs:
+            self._write(runs)
+        if failures:
+            raise TrainError("; ".join(failures))
+
+    def configs(self) -> Iterator[Train]:
+        """Return the config of every run, set to go on where there is a part of it."""
+        for task in self.tasks:
+            for model in self.models:
+                for seed in range(self.seeds):
+                    name = f"{task}-{model}-seed{seed}"
+                    config = dataclasses.replace(
+                        self.train,
+                        task=task,
+                        model=model,
+                        seed=seed,
+                        name=name,
+                        directory=self.directory,
+                        resume=(self.directory / name / CONFIG).exists(),
+                    )
+                    yield with_options_of_start(config)
+
+    def _write(self, runs: list[Run]) -> None:
+        with (self.directory / "runs.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(f.name for f in dataclasses.fields(Run))
+            writer.writerows(map(dataclasses.astuple, runs))
+        write_atomically(self.directory / "table.md", table(runs))
+        _plot(runs, self.directory / "plot.png")
+        print(f"\n{table(runs)}\nwritten to {self.directory}: runs.csv, table.md, plot.png")
+
+
+def finished(config: Train) -> Run | None:
+    """Return the result of a run, or None where it is not at its end.
+
+    Raises:
+        TrainError: there is a run of this name with another config.
+    """
+    path = config.directory / str(config.name)
+    if not (path / CONFIG).exists():
+        return None
+    saved = read_config(path / CONFIG)
+    if changed := changed_fields(config, saved, start=saved):
+        raise TrainError(
+            f"{path} was run with another {', '.join(changed)}: give another --directory"
+        )
+    records = [r for r in read_log(path / LOG) if r["split"] == "test"]
+    if not records or records[-1]["step"] < config.steps:
+        return None
+    last = records[-1]
+    (metric,) = last.keys() - {"step", "split", "loss", "seconds"}
+    return Run(config.task, config.model, config.seed, metric, last[metric], last["seconds"])
+
+
+def groups(runs: list[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Return the runs of each task and model."""
+    grouped: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((run.task, run.model), []).append(run)
+    return grouped
+
+
+def mean_and_deviation(runs: list[Run]) -> tuple[float, float]:
+    """Return the mean of the metric, and the standard deviation of one run; of a single one, 0."""
+    values = [run.value for run in runs]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def table(runs: list[Run]) -> str:
+    """Return a Markdown table with a row for each task and model."""
+    lines = [
+        "| task | model | metric | mean | deviation | runs | seconds a run |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for (task, model), of_one in groups(runs).items():
+        mean, deviation = mean_and_deviation(of_one)
+        seconds = statistics.mean(run.seconds for run in of_one)
+        lines.append(
+            f"| {task} | {model} | {of_one[0].metric} | {mean:.4f} | {deviation:.4f} | "
+            f"{len(of_one)} | {seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _plot(runs: list[Run], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(1 + 3 * len(tasks), 3.5), layout="constrained", squeeze=False
+    )
+    for axis, task in zip(axes[0], tasks, strict=True):
+        models = {model: of for (name, model), of in groups(runs).items() if name == task}
+        means, deviations = zip(*map(mean_and_deviation, models.values()), strict=True)
+        axis.errorbar(list(models), means, deviations, fmt="o", capsize=4)
+        axis.set(title=task, ylabel=next(iter(models.values()))[0].metric)
+        axis.tick_params(axis="x", rotation=60)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
