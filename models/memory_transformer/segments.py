@@ -116,7 +116,8 @@ class SegmentedTransformer(eqx.Module):
 
         def total(logits, labels):
             counted = labels != ignore_index
-            scores = jax.nn.log_softmax(logits, axis=-1)
+            wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+            scores = jax.nn.log_softmax(wide, axis=-1)
             picked = jnp.take_along_axis(scores, jnp.where(counted, labels, 0)[:, None], axis=-1)
             return -jnp.sum(jnp.where(counted, picked[:, 0], 0))
 

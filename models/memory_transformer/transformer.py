@@ -278,7 +278,8 @@ class RecurrentMemoryTransformer(eqx.Module):
             key: randomness for dropout; None switches dropout off.
 
         Returns:
-            The carry, and the logits `(time, output_size)`.
+            The carry, and the logits `(time, output_size)`, in the dtype of the parameters, or in
+            that of floating-point inputs.
 
         Raises:
             ValueError: a shape is another one, or the segment is too long.
@@ -304,8 +305,6 @@ class RecurrentMemoryTransformer(eqx.Module):
         last = episode[-1]
 
         readers = self.read_rows(memory)
-        if mask_out_read_memories is not False:
-            readers = readers._replace(valid=readers.valid & ~jnp.asarray(mask_out_read_memories))
         parts, who = [self.read(memory)], [readers]
         if reset is not None and self.always_have_read_memories:
             # What is read after a reset. Attending both ways, it can belong to one sequence only.
@@ -319,9 +318,13 @@ class RecurrentMemoryTransformer(eqx.Module):
         writers = self.write_rows(memory, steps, last)
         parts += [self.embed(xs, since), self.write(memory, last)]
         who += [self.token_rows(memory, index, since, episode), writers]
-        unmasked = join(*who)
+        staying = list(who)
         if mask is not None:
             who[-2] = who[-2]._replace(valid=jnp.asarray(mask) != 0)
+            staying = staying if self.as_coded else list(who)
+        if mask_out_read_memories is not False:
+            seen = ~jnp.asarray(mask_out_read_memories)
+            who[:-2] = [part._replace(valid=part.valid & seen) for part in who[:-2]]
 
         context = self.context(memory)
         ys, keys, values, _ = self.stack(
@@ -329,10 +332,13 @@ class RecurrentMemoryTransformer(eqx.Module):
         )
         left = None
         if not (reset is None and mask is None and self.always_have_read_memories):
-            # What a row that writes sees of this segment.
+            # What a row that writes sees of this segment; read rows are hidden in one call alone.
             writer = jax.tree.map(lambda leaf: leaf[-1:], writers)
-            left = visible(writer, unmasked if self.as_coded else join(*who), causal=False)[0]
-        return self.after(ys[tokens.stop :], keys, values, left), self.logits(ys[tokens])
+            left = visible(writer, join(*staying), causal=False)[0]
+        logits = self.logits(ys[tokens])
+        if self.input_size is not None:
+            logits = logits.astype(xs.dtype)
+        return self.after(ys[tokens.stop :], keys, values, left), logits
 
     def read(self, carry: Memory) -> Float[Array, "memories dim"]:
         """Return the read rows."""

@@ -15,6 +15,8 @@ SEGMENTS = [
     "rmt_default",
     "rmt_rotary_xl",
     "rmt_streams1",
+    "rmt_flash_memory_causal",
+    "rmt_mask_no_read",
     "rmt056_default",
     "rmtseed_flash_default",
 ]
@@ -32,9 +34,10 @@ def initial(model, batch=2):
 def test_segments(name):
     golden = Golden(name)
     model, expected = converted(golden), golden.outputs
-    carry, call = initial(model), batched(lambda carry, xs: model(carry, xs))
+    carry, mask = initial(model), golden.inputs.get("mask")
+    call = batched(lambda carry, xs, mask: model(carry, xs, mask=mask))
     for index in range(3):
-        carry, logits = call(carry, golden.inputs[f"seg{index}"])
+        carry, logits = call(carry, golden.inputs[f"seg{index}"], mask)
         assert_parity(logits, expected[f"logits{index}"])
         assert_parity(carry.memories, expected[f"mem{index}"])
         for layer in range(2 if model.xl_mem_len else 0):

@@ -43,12 +43,11 @@ def test_memory_replay_gives_the_gradient_of_plain_backpropagation(
         def plain(model):
             return unrolled(model, xs, labels, reset, truncate_at_step)
 
-        return eqx.filter_value_and_grad(replayed)(model), eqx.filter_value_and_grad(plain)(model)
+        return eqx.filter_grad(replayed)(model), eqx.filter_grad(plain)(model)
 
     gradients = []
     for reset in (jnp.zeros(16, bool), (jnp.arange(16) == 3) | (jnp.arange(16) == 13)):
-        (loss, replayed), (expected, plain) = both(model, reset)
-        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+        replayed, plain = both(model, reset)
         for one, other in zip(jax.tree.leaves(replayed), jax.tree.leaves(plain), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
         gradients.append(replayed.to_logits.weight)
@@ -58,22 +57,22 @@ def test_memory_replay_gives_the_gradient_of_plain_backpropagation(
     assert not np.allclose(*gradients, rtol=1e-3)
 
 
-def test_memory_of_the_gradient_does_not_grow_with_the_segments():
-    def measure(segments):
-        xs = jnp.zeros(8 * segments, jnp.int32)
-        wrapper = SegmentedTransformer(make(depth=1, use_xl_memories=False))
-        gradient = eqx.filter_grad(lambda wrapper: wrapper.loss(None, xs, xs)[0])
-        arrays, rest = eqx.partition(wrapper, eqx.is_array)
-        traced = jax.jit(lambda arrays: gradient(eqx.combine(arrays, rest))).trace(arrays)
-        memory = traced.lower().compile().memory_analysis()
-        assert memory is not None
-        return memory.temp_size_in_bytes, len(str(traced.jaxpr).splitlines())
+def test_the_gradient_holds_one_segment():
+    segments, wrapper = 64, SegmentedTransformer(make(depth=1, use_xl_memories=False))
+    arrays, rest = eqx.partition(wrapper, eqx.is_array)
 
-    (few, short), (many, long) = measure(8), measure(64)
-    memories = 3 * 16 * 4
-    # The memories of each segment, its tokens and labels, and its loss.
-    assert many - few <= 56 * (2 * memories + 8 * 16 + 64)
-    assert short == long
+    def traced(segments):
+        xs = jnp.zeros(8 * segments, jnp.int32)
+        gradient = eqx.filter_grad(lambda wrapper: wrapper.loss(None, xs, xs)[0])
+        return jax.jit(lambda arrays: gradient(eqx.combine(arrays, rest))).trace(arrays)
+
+    many = traced(segments)
+    memory = many.lower().compile().memory_analysis()
+    assert memory is not None
+    # Less than what the feed-forward's hidden features alone would take over all segments.
+    rows, hidden = 3 + 8 + 3, wrapper.transformer.stack.layers[0].feedforward.to_out.in_features
+    assert memory.temp_size_in_bytes < segments * rows * 2 * hidden * 4
+    assert len(str(many.jaxpr).splitlines()) == len(str(traced(8).jaxpr).splitlines())
 
 
 def test_any_length_is_its_segments():
@@ -90,19 +89,23 @@ def test_any_length_is_its_segments():
 
 
 def test_labels_are_used():
-    model = make(depth=1, use_xl_memories=False)
-    wrapper, xs, reset = SegmentedTransformer(model), tokens(9), jnp.arange(9) == 6
-    labels = tokens(8, 1).at[3].set(-1).at[6:].set(-1)
-    logits = segment(model, model.init_carry(), xs[:-1], reset=reset[:-1])[1]
+    wrapper = SegmentedTransformer(make(depth=1, use_xl_memories=False))
+    xs, reset = tokens(9), jnp.arange(9) == 6
     loss = eqx.filter_jit(lambda wrapper, *args, reset: wrapper.loss(None, *args, reset=reset)[0])
-    counted = labels >= 0
-    expected = cross_entropy(logits, labels)[counted].mean()
-    np.testing.assert_allclose(
-        loss(wrapper, xs[:-1], labels, reset=reset[:-1]), expected, rtol=1e-5
-    )
+
+    def given(labels):
+        return loss(wrapper, xs[:-1], labels, reset=reset[:-1])
+
+    # The probabilities of all labels of one step; the others are not counted.
+    nothing = jnp.full(8, -1)
+    likely = [jnp.exp(-given(nothing.at[3].set(label))) for label in range(11)]
+    np.testing.assert_allclose(sum(likely), 1, rtol=1e-5)
+    both = given(nothing.at[3].set(4).at[5].set(2))
+    apart = given(nothing.at[3].set(4)) + given(nothing.at[5].set(2))
+    np.testing.assert_allclose(2 * both, apart, rtol=1e-5)
+    assert given(nothing) == 0
     # The next token, but for what a new sequence begins with.
-    counted = ~reset[1:]
-    expected = cross_entropy(logits, xs[1:])[counted].mean()
+    expected = given(jnp.where(reset[1:], -1, xs[1:]))
     np.testing.assert_allclose(loss(wrapper, xs, reset=reset), expected, rtol=1e-5)
 
 
