@@ -90,7 +90,7 @@ def test_copy_over_filler():
         (task.train_batch(0, 5, 1), 3, 7),
         (task.train_batch(0, 99, 1), 20, 40),
     ):
-        starts = np.flatnonzero(batch.reset[0])
+        starts = np.flatnonzero(np.asarray(batch.reset)[0])
         filler = starts[1] - 6
         assert least <= filler <= most
         assert len(starts) == 100 // (filler + 6) + (100 % (filler + 6) > 0)
