@@ -19,6 +19,7 @@ from fastscan.bench.cli import Bench
 from fastscan.train.baselines import Baselines
 from fastscan.train.config import Train
 from fastscan.train.errors import TrainError
+from fastscan.train.language import TrainLM
 from fastscan.train.presets import start as start_of_run
 from fastscan.train.presets import without_options
 
@@ -117,8 +118,10 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def parse_command(args: list[str]) -> Doctor | Bench | Train | Baselines:
+def parse_command(args: list[str]) -> Doctor | Bench | Train | TrainLM | Baselines:
     """Return the command that the arguments stand for."""
+    if args[:2] == ["train", "lm"]:
+        return tyro.cli(TrainLM, prog="fastscan train lm", args=args[2:])
     # The defaults of training depend on these, so they are read before all others.
     parser = argparse.ArgumentParser("fastscan", add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", "--train.preset")

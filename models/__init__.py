@@ -4,6 +4,7 @@ from fastscan.models import (
     cells,
     convert,
     gated,
+    language,
     linear_attention,
     memoroids,
     state_space,
@@ -31,6 +32,7 @@ from fastscan.models.cells import (
 from fastscan.models.chain import Chain, Pointwise
 from fastscan.models.entry import Entry
 from fastscan.models.gated import HGRN, RGLRU, GatedLinearRNN, Griffin, MinGRU, MinLSTM
+from fastscan.models.language import LanguageModel, MultiHeadSelfAttention
 from fastscan.models.layer import Layer, Noncausal
 from fastscan.models.linear_attention import (
     FART,
@@ -107,6 +109,7 @@ __all__ = [
     "IndRNN",
     "LRU",
     "LSTM",
+    "LanguageModel",
     "Layer",
     "LinearAttention",
     "LinearRNN",
@@ -121,6 +124,7 @@ __all__ = [
     "MinGRU",
     "MinLSTM",
     "MultiHead",
+    "MultiHeadSelfAttention",
     "NMax",
     "Noncausal",
     "Operands",
@@ -153,6 +157,7 @@ __all__ = [
     "cells",
     "convert",
     "gated",
+    "language",
     "linear_attention",
     "make",
     "memoroids",

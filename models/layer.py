@@ -115,12 +115,7 @@ class Layer(eqx.Module):
         Raises:
             ValueError: the shape is another one, or the layer reads inputs of later steps.
         """
-        for part in jax.tree.leaves(self, is_leaf=lambda node: isinstance(node, Noncausal)):
-            if isinstance(part, Noncausal):
-                raise ValueError(
-                    f"{type(part).__name__} reads a sequence in both directions, so it has no "
-                    "single step; call it with the whole sequence"
-                )
+        check_has_step(self)
         xs = jnp.asarray(x)[None]
         carry, ys = self(carry, xs, reset=None if reset is None else jnp.asarray(reset)[None])
         return carry, ys[0]
@@ -128,6 +123,31 @@ class Layer(eqx.Module):
 
 class Noncausal(Layer):
     """A layer whose outputs depend on later inputs: it has a carry, but no single step."""
+
+
+def check_has_step(model: PyTree) -> None:
+    """Raise a ValueError if a part of `model` reads inputs of later steps."""
+    for part in jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Noncausal)):
+        if isinstance(part, Noncausal):
+            raise ValueError(
+                f"{type(part).__name__} reads a sequence in both directions, so it has no "
+                "single step; call it with the whole sequence"
+            )
+
+
+def check_reset(name: str, xs: Array, reset: Array | None) -> Array | None:
+    """Return the flags as booleans, or raise; `name` is what takes them."""
+    if reset is None:
+        return None
+    reset = jnp.asarray(reset)
+    if reset.shape != xs.shape[:1]:
+        raise ValueError(
+            f"{name} takes one reset flag for each step, of shape {xs.shape[:1]} for inputs of "
+            f"shape {xs.shape}, got {reset.shape}"
+        )
+    if jnp.issubdtype(reset.dtype, jnp.complexfloating):
+        raise TypeError(f"reset must be boolean, integer or float, got {reset.dtype}")
+    return reset != 0
 
 
 def _checked(layer: Layer, xs: Array, reset: Array | None) -> Array | None:
@@ -141,14 +161,4 @@ def _checked(layer: Layer, xs: Array, reset: Array | None) -> Array | None:
         raise TypeError(
             f"{name} takes floating-point inputs, got {xs.dtype}; convert with xs.astype('float32')"
         )
-    if reset is None:
-        return None
-    reset = jnp.asarray(reset)
-    if reset.shape != xs.shape[:1]:
-        raise ValueError(
-            f"{name} takes one reset flag for each step, of shape {xs.shape[:1]} for inputs of "
-            f"shape {xs.shape}, got {reset.shape}"
-        )
-    if jnp.issubdtype(reset.dtype, jnp.complexfloating):
-        raise TypeError(f"reset must be boolean, integer or float, got {reset.dtype}")
-    return reset != 0
+    return check_reset(name, xs, reset)

@@ -72,7 +72,10 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a model on a task; the defaults are the demonstration of the README."""
+    """Train a model on a task; the defaults are the demonstration of the README.
+
+    `fastscan train lm --help` is about language models.
+    """
 
     preset: PresetName = "digits"
     """The recipe that the other options start from."""

@@ -5,12 +5,13 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-import optax
 from jaxtyping import Array, PRNGKeyArray
 from tqdm import tqdm
 
@@ -19,10 +20,11 @@ from fastscan.train.checkpoint import Checkpoints
 from fastscan.train.comparison import compare_implementations
 from fastscan.train.config import Train, check
 from fastscan.train.errors import TrainError
+from fastscan.train.language import AnyRun
 from fastscan.train.optimizer import make_optimizer
 from fastscan.train.rundir import LOG, Log, create_run, find_run, plot_curves, read_log
 from fastscan.train.step import Sums, TrainState, init_state, make_evaluate, make_train_step
-from fastscan.train.tasks import Task
+from fastscan.train.tasks import Batch, Task
 from fastscan.train.termination import Termination
 from fastscan.train.trackers import Tracker, check_installed, open_trackers
 
@@ -52,13 +54,11 @@ def train(config: Train) -> TrainState:
     # Only now, so that an option that does not work leaves no folder behind.
     if not config.resume:
         create_run(path, config)
-    run = _Run(config, path, task, optimizer, dropout_key)
-    step, state = run.train(state)
-    if step < config.steps:
-        print(f"stopped by SIGTERM after step {step}, which is saved: --resume goes on", flush=True)
-        return state
-    run.report()
-    if config.compare:
+    train_step = make_train_step(task, optimizer, config)
+    evaluate = make_evaluate(task, config)
+    run = Run(config, path, task, train_step, evaluate, dropout_key)
+    finished, state = run.finish(state)
+    if finished and config.compare:
         batch = task.train_batch(config.seed, 0, config.batch_size)
         comparison = compare_implementations(config, task, optimizer, state.model, batch)
         print(comparison or f"{config.model} runs in one way only: nothing to compare with")
@@ -66,12 +66,27 @@ def train(config: Train) -> TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
-    config: Train
+class Run:
+    """The loop around an update: log, evaluation, checkpoints, and what is printed."""
+
+    config: AnyRun
     path: Path
     task: Task
-    optimizer: optax.GradientTransformationExtraArgs
+    train_step: Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Sums]]
+    evaluate: Callable[[Any, Any], Sums]
     dropout_key: PRNGKeyArray
+
+    def finish(self, state: TrainState) -> tuple[bool, TrainState]:
+        """Train and report; return whether that went to the end, and the state."""
+        step, state = self.train(state)
+        if step < self.config.steps:
+            print(
+                f"stopped by SIGTERM after step {step}, which is saved: --resume goes on",
+                flush=True,
+            )
+            return False, state
+        self.report()
+        return True, state
 
     def train(self, state: TrainState) -> tuple[int, TrainState]:
         """Go on from the newest checkpoint, or from `state` where there is none.
@@ -92,17 +107,15 @@ class _Run:
             termination = stack.enter_context(Termination())
             bar = stack.enter_context(_progress_bar(start, config.steps))
 
-            train_step = make_train_step(task, self.optimizer, config)
-            evaluate = make_evaluate(task, config)
-            tokens_per_step = config.batch_size * task.sequence_length
-            record = _Recorder(task, tokens_per_step, log, trackers, start)
+            record = _Recorder(task, log, trackers)
             unread: dict[int, Array] = {}
             shown: dict[str, str] = {}
             for step in range(start + 1, config.steps + 1):
                 batch = task.train_batch(config.seed, step - 1, config.batch_size)
                 key = jax.random.fold_in(self.dropout_key, step)
-                state, sums = train_step(state, batch, key)
+                state, sums = self.train_step(state, batch, key)
                 unread[step] = sums.loss
+                record.tokens += batch.mask.size
                 last = step == config.steps
                 improved = False
                 if last or step % config.log_every == 0:
@@ -110,7 +123,7 @@ class _Run:
                     shown |= record(step, "train", sums)
                 if last or step % config.evaluate_every == 0:
                     test_batches = task.test_batches(config.batch_size)
-                    shown |= record(step, "test", evaluate(state.model, test_batches))
+                    shown |= record(step, "test", self.evaluate(state.model, test_batches))
                     improved = log.best_step(task.metric_name, task.higher_is_better) == step
                 bar.set_postfix(shown, refresh=False)
                 bar.update()
@@ -175,12 +188,11 @@ class _Run:
 class _Recorder:
     """Writes records to the log and to the trackers, and says what the progress bar shows."""
 
-    def __init__(
-        self, task: Task, tokens_per_step: int, log: Log, trackers: list[Tracker], start: int
-    ):
-        self._task, self._tokens_per_step = task, tokens_per_step
-        self._log, self._trackers = log, trackers
-        self._step, self._seconds = start, log.seconds()
+    def __init__(self, task: Task, log: Log, trackers: list[Tracker]):
+        self.tokens = 0
+        """Tokens of the steps since the last record of the training."""
+        self._task, self._log, self._trackers = task, log, trackers
+        self._seconds = log.seconds()
         self._began = time.perf_counter() - self._seconds
 
     def __call__(self, step: int, split: str, sums: Sums) -> dict[str, str]:
@@ -198,9 +210,8 @@ class _Recorder:
             tracker.write(record)
         if split == "test":
             return {"test": f"{metric:.3f}"}
-        tokens = (step - self._step) * self._tokens_per_step
-        speed = tokens / (seconds - self._seconds)
-        self._step, self._seconds = step, seconds
+        speed = self.tokens / (seconds - self._seconds)
+        self.tokens, self._seconds = 0, seconds
         return {
             "loss": f"{loss:.3f}",
             self._task.metric_name: f"{metric:.3f}",

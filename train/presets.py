@@ -3,10 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import TypeVar
 
 from fastscan.train.config import Architecture, Optimizer, Train, from_json
 from fastscan.train.errors import TrainError
 from fastscan.train.options import merge
+
+Config = TypeVar("Config")
 
 # The defaults of minimal-LRU (https://github.com/NicolasZucchet/minimal-LRU), a reproduction of
 # Orvieto et al. 2023, arXiv:2303.06349. Layer normalisation, which is causal and has no state,
@@ -58,14 +61,14 @@ def start(preset: str | None, config: Path | None) -> Train:
     return dataclasses.replace(PRESETS[preset], preset=preset)
 
 
-def read_config(path: Path) -> Train:
+def read_config(path: Path, cls: type[Config] = Train) -> Config:
     """Return the config in a file.
 
     Raises:
         TrainError: it cannot be read, or is not of this version.
     """
     try:
-        return from_json(json.loads(path.read_text()))
+        return from_json(json.loads(path.read_text()), cls)
     except OSError as error:
         raise TrainError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, AttributeError) as error:

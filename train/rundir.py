@@ -5,17 +5,20 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastscan.train.config import PLACEMENT, Train, changed_fields, to_json
 from fastscan.train.errors import TrainError
+from fastscan.train.language import AnyRun, TrainLM
 from fastscan.train.presets import read_config, start
+
+Config = TypeVar("Config", Train, TrainLM)
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
 
 
-def find_run(config: Train) -> tuple[Path, Train]:
+def find_run(config: Config) -> tuple[Path, Config]:
     """Return the run's folder and its config: new, or the saved one when resuming.
 
     Raises:
@@ -30,28 +33,28 @@ def find_run(config: Train) -> tuple[Path, Train]:
     return path, config
 
 
-def create_run(path: Path, config: Train) -> None:
+def create_run(path: Path, config: AnyRun) -> None:
     """Make the folder of a new run, with its config."""
     path.mkdir(parents=True)
     write_atomically(path / CONFIG, json.dumps(to_json(config), indent=2) + "\n")
 
 
-def _base_name(config: Train) -> str:
+def _base_name(config: AnyRun) -> str:
     return f"{config.task}-{config.model}"
 
 
-def _numbered(config: Train) -> dict[int, Path]:
+def _numbered(config: AnyRun) -> dict[int, Path]:
     """Return the runs of this task and model that were named by number."""
     prefix = _base_name(config) + "-"
     endings = {p.name.removeprefix(prefix): p for p in config.directory.glob(prefix + "*")}
     return {int(ending): p for ending, p in endings.items() if ending.isdecimal()}
 
 
-def _unused(config: Train) -> Path:
+def _unused(config: AnyRun) -> Path:
     return config.directory / f"{_base_name(config)}-{max(_numbered(config), default=0) + 1}"
 
 
-def _existing_run(config: Train) -> tuple[Path, Train]:
+def _existing_run(config: Config) -> tuple[Path, Config]:
     if config.name:
         path = config.directory / config.name
     else:
@@ -67,13 +70,14 @@ def _existing_run(config: Train) -> tuple[Path, Train]:
             f"{path / CONFIG} does not exist, so there is no run to resume: leave out --resume to "
             "start one, or check --name and --directory"
         )
-    saved = read_config(path / CONFIG)
-    if changed := changed_fields(config, saved, start(config.preset, config.config)):
+    saved = read_config(path / CONFIG, type(config))
+    before = start(config.preset, config.config) if isinstance(config, Train) else type(config)()
+    if changed := changed_fields(config, saved, before):
         raise TrainError(
             f"{', '.join(changed)} differs from what {path} was started with: leave it out to "
             "resume, or start another run"
         )
-    placement = {name: getattr(config, name) for name in PLACEMENT}
+    placement = {name: getattr(config, name) for name in PLACEMENT if hasattr(config, name)}
     return path, dataclasses.replace(saved, **placement | {"name": path.name})
 
 

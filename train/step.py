@@ -18,7 +18,7 @@ from fastscan.train.tasks import Batch, Task
 class TrainState(eqx.Module):
     """What an update changes."""
 
-    model: Layer
+    model: PyTree
     optimizer_state: PyTree
 
 
@@ -124,7 +124,7 @@ def make_train_step(
         updates, optimizer_state = optimizer.update(
             gradient,
             state.optimizer_state,
-            _parameters(state.model),
+            parameters(state.model),
             value=sums.loss / jnp.maximum(sums.count, 1),
         )
         return TrainState(eqx.apply_updates(state.model, updates), optimizer_state), sums
@@ -166,10 +166,11 @@ def make_evaluate(task: Task, config: Train) -> Callable[[Layer, Any], Sums]:
     return evaluate
 
 
-def init_state(model: Layer, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(model: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
     """Return the state before the first update."""
-    return TrainState(model, optimizer.init(_parameters(model)))
+    return TrainState(model, optimizer.init(parameters(model)))
 
 
-def _parameters(model: Layer) -> Any:
+def parameters(model: PyTree) -> Any:
+    """Return the arrays that are trained."""
     return eqx.filter(model, eqx.is_inexact_array)

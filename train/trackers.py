@@ -5,8 +5,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from fastscan.train.config import Train, to_json
+from fastscan.train.config import to_json
 from fastscan.train.errors import TrainError
+from fastscan.train.language import AnyRun
 
 
 class Tracker(Protocol):
@@ -41,7 +42,7 @@ class TensorBoard:
 class WandB:
     """A run of the project "fastscan" in Weights & Biases."""
 
-    def __init__(self, module: ModuleType, path: Path, config: Train):
+    def __init__(self, module: ModuleType, path: Path, config: AnyRun):
         """Begin the run, or go on with the one that this folder began."""
         name = path / "wandb-id"
         if not name.exists():
@@ -64,7 +65,7 @@ class WandB:
         self._run.finish()
 
 
-def check_installed(config: Train) -> None:
+def check_installed(config: AnyRun) -> None:
     """Raise `TrainError` if the config asks for a service whose package is missing."""
     if config.tensorboard:
         _import("tensorboardX", "tensorboard")
@@ -72,7 +73,7 @@ def check_installed(config: Train) -> None:
         _import("wandb", "wandb")
 
 
-def open_trackers(config: Train, path: Path, start: int) -> list[Tracker]:
+def open_trackers(config: AnyRun, path: Path, start: int) -> list[Tracker]:
     """Return the services that the config asks for, for a run that goes on from step `start`."""
     trackers: list[Tracker] = []
     if config.tensorboard:

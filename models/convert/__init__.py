@@ -5,6 +5,7 @@ array) and the arguments of its constructor, and returns a model with the interf
 """
 
 from fastscan.models.convert.gated_linear_rnn import from_gated_linear_rnn
+from fastscan.models.convert.gated_linear_rnn_lm import from_gated_linear_rnn_lm
 from fastscan.models.convert.memax import from_memax
 from fastscan.models.convert.minimal_lru import from_minimal_lru
 from fastscan.models.convert.rmt import from_rmt
@@ -13,6 +14,7 @@ from fastscan.models.convert.s5 import from_s5
 
 __all__ = [
     "from_gated_linear_rnn",
+    "from_gated_linear_rnn_lm",
     "from_memax",
     "from_minimal_lru",
     "from_rmt",

@@ -6,15 +6,16 @@ from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 class Batch(NamedTuple):
     """Sequences packed end to end, and what is to be predicted where."""
 
-    xs: Float[Array, "batch time features"]
-    reset: Bool[Array, "batch time"]
-    """True at the first step of every sequence."""
+    xs: Float[Array, "batch time features"] | Int[Array, "batch time"]
+    """Inputs, or tokens."""
+    reset: Bool[Array, "batch time"] | None
+    """True at the first step of every sequence; None where there is one a row."""
     targets: Shaped[Array, "batch time ..."]
     mask: Bool[Array, "batch time"]
     """True where the prediction counts."""
