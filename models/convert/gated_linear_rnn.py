@@ -30,7 +30,7 @@ _ACTIVATIONS: dict[str, Callable] = {
     "identity": lambda x: x,
 }
 
-_ARGUMENTS = frozenset(
+ARGUMENTS = frozenset(
     "d_h d_model gate_activation hidden_activation input_activation use_tied_gates "
     "use_true_recurrence".split()
 )
@@ -54,7 +54,7 @@ def from_gated_linear_rnn(cls: str, params: Parameters, **kwargs: Any) -> GatedL
             are missing or unknown, or an argument is.
     """
     check_class(cls, ("GatedLinearRNN",))
-    check_arguments(cls, kwargs, _ARGUMENTS)
+    check_arguments(cls, kwargs, ARGUMENTS)
     options = literals(kwargs)
     recurrent = "model/recurrent_proj/kernel"
     true_recurrence = bool(options.get("use_true_recurrence", recurrent in params))

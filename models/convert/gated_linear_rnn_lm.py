@@ -19,7 +19,7 @@ from fastscan.models.convert.flax_modules import (
     linear,
     literals,
 )
-from fastscan.models.convert.gated_linear_rnn import from_gated_linear_rnn
+from fastscan.models.convert.gated_linear_rnn import ARGUMENTS, from_gated_linear_rnn
 from fastscan.models.language import (
     BidirectionalSelfAttention,
     ChannelMixing,
@@ -92,7 +92,8 @@ def from_gated_linear_rnn_lm(
         own = below(params, f"time_mixing_layers_{layer}/model/")
         if attention:
             return _attention(cls, own, options)
-        return from_gated_linear_rnn("GatedLinearRNN", own, **kwargs)
+        of_layer = {name: value for name, value in kwargs.items() if name in ARGUMENTS}
+        return from_gated_linear_rnn("GatedLinearRNN", own, **of_layer)
 
     eps = float(options.get("eps", 1e-6))
     time = tuple(
