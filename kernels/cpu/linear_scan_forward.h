@@ -142,14 +142,14 @@ struct ForwardTurns {
     const ForwardRow all = rows[0];
     const bool down = all.h.step < 0;
     const ForwardRow* const first = down ? rows + count - 1 : rows;
-    const ForwardRow* const end = down ? rows - 1 : rows + count;
+    const ForwardRow* const last = down ? rows : rows + count - 1;
     const int64_t next = down ? -1 : 1;
     for (int64_t t = 0; t < all.steps; ++t) {
       const int64_t a_begin = (t * all.a.step + lane * all.a.lane) * P;
       const int64_t x_begin = (t * all.x.step + lane * all.x.lane) * P;
       const int64_t h_begin = (t * all.h.step + lane) * P;
       const int64_t reset_begin = t * all.reset.step + lane * all.reset.lane;
-      for (const ForwardRow* row = first; row != end; row += next) {
+      for (const ForwardRow* row = first;; row += next) {
         const auto* a = reinterpret_cast<const Storage*>(row->a.data) + a_begin;
         const auto* x = reinterpret_cast<const Storage*>(row->x.data) + x_begin;
         const auto* reset = reinterpret_cast<const uint8_t*>(row->reset.data) + reset_begin;
@@ -168,6 +168,7 @@ struct ForwardTurns {
           reset += hop * all.reset.lane;
           tile_lane += hop;
         }
+        if (row == last) break;
       }
     }
   }
