@@ -191,7 +191,7 @@ def test_errors_list_what_is_wrong():
         convert(n_heads=2)
     for size in ("d_model", "d_h", "d_channel_mixing", "input_vocab_size", "output_vocab_size"):
         with pytest.raises(ValueError, match=f"{size}=3, but the parameters are those of"):
-            convert(**{size: 3})
+            convert("GatedLinearRNNLM", **{size: 3})
     attention = Golden("gln_pypi_selfattn_dh8_causal").params
     with pytest.raises(ValueError, match="MultiHeadSelfAttention needs n_head"):
         from_gated_linear_rnn_lm("MultiHeadSelfAttention", attention)
