@@ -42,7 +42,7 @@ class TrainLM:
     """Steps that run in parallel, and whose activations are held."""
     sequence_length: int | None = None
     """Steps of a sequence, a multiple of `segment`, over which the carry is handed on; None is
-    65,536, or as many as an episode of copy-over-filler has."""
+    65,536, or as many as an episode of copy-over-filler has, in whole segments."""
     truncate: int | None = None
     """Segments after which the gradient is cut off while the carry goes on: truncated
     backpropagation through time. None is never; then a carry is held for each segment."""

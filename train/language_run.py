@@ -1,5 +1,6 @@
 """Training of language models: the carry goes from segment to segment inside one program."""
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable
@@ -45,6 +46,7 @@ _SET_HERE = (
     "key",
     "recurrence",
     "causal",
+    "use_head",
 )
 
 
@@ -74,6 +76,10 @@ def train_language_model(config: TrainLM) -> TrainState:
         TrainError: the user can put it right, or the loss is no longer a number.
     """
     if config.text is not None:
+        if config.task not in ("text", TrainLM.task):
+            raise TrainError(
+                f"--text is learned in place of a task: leave out --task {config.task}"
+            )
         config = dataclasses.replace(config, task="text")
     path, config = find_run(config)
     check_language(config)
@@ -82,7 +88,7 @@ def train_language_model(config: TrainLM) -> TrainState:
     model_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     optimizer = make_optimizer(config.optimizer, config.steps, config.evaluate_every)
     model = make_model(config, task, model_key)
-    if config.start_from is not None and not config.resume:
+    if config.start_from is not None and not _steps(path):
         model = _started(config, config.start_from, model)
     state = init_state(model, optimizer)
     if not config.resume:
@@ -114,12 +120,15 @@ def make_task(config: TrainLM) -> Task:
             flag="--task-options",
             without=("sequence_length", "test_sequences", "ramp", "unit"),
         )
-        length = _LENGTH
+        for name, value in options.items():
+            if not isinstance(value, int):
+                raise TrainError(f"--task-options: {name} must be a whole number, got {value!r}")
+        length = _rounded(_LENGTH, config.segment)
         if task_class is text.CopyOverFiller:
-            length = text.CopyOverFiller.length(**options)
-            options["ramp"] = max(1, round(0.7 * config.steps))
-            options["unit"] = config.segment * (config.truncate or 1)
-        length = config.sequence_length or _rounded(length, config.segment)
+            unit = config.segment * (config.truncate or 1)
+            length = _rounded(text.CopyOverFiller.length(**options), unit)
+            options |= {"ramp": max(1, round(0.7 * config.steps)), "unit": unit}
+        length = config.sequence_length or length
         task = task_class(length, config.evaluate_sequences, **options)
     if config.truncate is not None and (length // config.segment) % config.truncate:
         raise TrainError(
@@ -144,7 +153,9 @@ def make_model(config: TrainLM, task: Task, key: PRNGKeyArray) -> SegmentModel:
 def _make(config: TrainLM, task: Task, key: PRNGKeyArray) -> SegmentModel:
     flag = "--model-options"
     if config.model == "rmt":
-        options = merge(("num_memory_tokens=16", "heads=4", "dim_head=32"), config.model_options)
+        # XL memories are carries of many times the size, one a segment.
+        start = ("num_memory_tokens=16", "heads=4", "dim_head=32", "use_xl_memories=false")
+        options = merge(start, config.model_options)
         return RecurrentMemoryTransformer(
             config.hidden_size,
             num_tokens=task.input_size,
@@ -187,6 +198,13 @@ def make_train_step(
     """
 
     def mean_loss(model, carry, segments, keys, count):
+        # The first carry is made here: it may be learned.
+        initial = _initial(model, len(keys))
+        if carry is None:
+            carry = initial
+        else:
+            first, before = carry
+            carry = jax.tree.map(lambda new, old: jnp.where(first, new, old), initial, before)
         carry, sums = _sums(task, model, carry, segments, keys)
         return sums.loss / count, (carry, sums)
 
@@ -198,21 +216,22 @@ def make_train_step(
         count = jnp.maximum(jnp.sum(batch.mask, dtype=jnp.float32), 1)
         keys = jax.random.split(key, len(batch.xs))
         segments = _cut(batch, segment)
-        carry = _initial(model, len(batch.xs))
         if truncate is None:
-            gradient, (_, sums) = gradient_of_mean(model, carry, segments, keys, count)
+            gradient, (_, sums) = gradient_of_mean(model, None, segments, keys, count)
         else:
             windows = jax.tree.map(
                 lambda leaf: leaf.reshape(-1, truncate, *leaf.shape[1:]), segments
             )
 
             def add(before, window):
-                carry, *totals = before
-                gradient, (carry, sums) = gradient_of_mean(model, carry, window, keys, count)
-                return (carry, *jax.tree.map(jnp.add, totals, [gradient, sums])), None
+                *carry, gradient, sums = before
+                more, (carry, counted) = gradient_of_mean(model, carry, window, keys, count)
+                totals = jax.tree.map(jnp.add, (gradient, sums), (more, counted))
+                return (jnp.asarray(False), carry, *totals), None
 
             zeros = jax.tree.map(jnp.zeros_like, parameters(model))
-            (_, gradient, sums), _ = lax.scan(add, (carry, zeros, _zero()), windows)
+            start = jnp.asarray(True), _initial(model, len(keys)), zeros, _zero()
+            (_, _, gradient, sums), _ = lax.scan(add, start, windows)
         updates, optimizer_state = optimizer.update(
             gradient,
             state.optimizer_state,
@@ -296,18 +315,23 @@ def _initial(model: SegmentModel, batch_size: int) -> PyTree:
 
 
 def _started(config: TrainLM, start_from: str, model: SegmentModel) -> SegmentModel:
-    """Return `model` with the parameters that another run ended with."""
+    """Return `model` with the parameters of another run's newest checkpoint, which is left as is.
+
+    Raises:
+        TrainError: there is no such run, it has no checkpoint that can be read, or its model has
+            other parameters.
+    """
     path = Path(start_from)
     if not (path / CONFIG).exists():
         raise TrainError(f"--start-from {path}: there is no run, which has a {CONFIG}")
     other = read_config(path / CONFIG, TrainLM)
     optimizer = make_optimizer(other.optimizer, other.steps, other.evaluate_every)
     like = init_state(make_model(other, make_task(other), jax.random.key(0)), optimizer)
-    checkpoints = Checkpoints(path / "checkpoints")
-    step, state = checkpoints.restore_newest(like)
-    checkpoints.close()
-    if not step:
+    steps = _steps(path)
+    if not steps:
         raise TrainError(f"--start-from {path}: it has no checkpoint")
+    with contextlib.closing(Checkpoints(path / "checkpoints")) as checkpoints:
+        state = checkpoints.restore(steps[-1], like)
 
     def shapes(model):
         return jax.tree.map(jnp.shape, eqx.filter(model, eqx.is_array))
@@ -319,6 +343,14 @@ def _started(config: TrainLM, start_from: str, model: SegmentModel) -> SegmentMo
         f"--start-from {path}: its {other.model} has other sizes or options than this run's "
         f"{config.model}"
     )
+
+
+def _steps(run: Path) -> list[int]:
+    """Return the steps of a run's checkpoints, and make no folder for them."""
+    if not (run / "checkpoints").is_dir():
+        return []
+    with contextlib.closing(Checkpoints(run / "checkpoints")) as checkpoints:
+        return checkpoints.steps()
 
 
 def _rounded(length: int, segment: int) -> int:

@@ -1,8 +1,10 @@
 """Sequences of tokens: the bytes of a file, and generated ones that ask for a long memory."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -104,8 +106,7 @@ class Recall(Classification):
 
     def test_batches(self, batch_size: int) -> list[Batch]:
         """Return lines that do not depend on the seed."""
-        batches = -(-self._test_sequences // batch_size)
-        return [self._lines(np.random.default_rng([_TEST, i]), batch_size) for i in range(batches)]
+        return _tests(lambda rng: self._lines(rng, 1), self._test_sequences, batch_size)
 
     def _lines(self, rng: np.random.Generator, batch_size: int) -> Batch:
         lines = self.sequence_length // 8 + 1
@@ -195,18 +196,16 @@ class CopyOverFiller(Classification):
         most = self.filler ** min(1.0, step / self.ramp)
         filler = max(1, round(most * rng.uniform(0.5, 1)))
         wanted = max(8192, 16 * (most + 2 * self.pattern))
-        length = self.unit * 2 ** math.ceil(math.log2(wanted / self.unit))
+        length = self.unit * 2 ** max(0, math.ceil(math.log2(wanted / self.unit)))
         return self._episodes(rng, batch_size, filler, min(length, self.sequence_length))
 
     def test_batches(self, batch_size: int) -> list[Batch]:
         """Return episodes with all the filler, which do not depend on the seed."""
-        batches = -(-self._test_sequences // batch_size)
-        return [
-            self._episodes(
-                np.random.default_rng([_TEST, i]), batch_size, self.filler, self.sequence_length
-            )
-            for i in range(batches)
-        ]
+        return _tests(
+            lambda rng: self._episodes(rng, 1, self.filler, self.sequence_length),
+            self._test_sequences,
+            batch_size,
+        )
 
     def _episodes(self, rng: np.random.Generator, batch_size: int, filler: int, room: int) -> Batch:
         length, pattern = filler + 2 * self.pattern, self.pattern
@@ -226,6 +225,23 @@ class CopyOverFiller(Classification):
         xs, reset, targets, mask = (np.pad(p.reshape(batch_size, -1), rest) for p in parts)
         reset[:, count * length :][:, :1] = True
         return _batch(xs, reset, targets, mask)
+
+
+def _tests(
+    make: Callable[[np.random.Generator], Batch], count: int, batch_size: int
+) -> list[Batch]:
+    """Return `count` sequences in batches, of which the last is filled up with what counts nothing.
+
+    Each has a seed of its own, so that they are the same for any size of batches.
+    """
+
+    def batch(start: int) -> Batch:
+        numbers = range(start, min(start + batch_size, count))
+        rows = [make(np.random.default_rng([_TEST, number])) for number in numbers]
+        absent = ((0, batch_size - len(rows)), (0, 0))
+        return jax.tree.map(lambda *leaves: jnp.pad(jnp.concatenate(leaves), absent), *rows)
+
+    return [batch(start) for start in range(0, count, batch_size)]
 
 
 def _batch(

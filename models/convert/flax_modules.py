@@ -80,6 +80,13 @@ def check_arguments(cls: str, arguments: Iterable[str], known: Iterable[str]) ->
         raise ValueError(f"{cls} takes no arguments {', '.join(unknown)}")
 
 
+def check_sizes(given: Mapping[str, Any], found: Mapping[str, int]) -> None:
+    """Raise a ValueError if an argument is another size than the parameters have."""
+    for name, size in found.items():
+        if given.get(name) not in (None, size):
+            raise ValueError(f"{name}={given[name]}, but the parameters are those of {size}")
+
+
 def partial_arguments(text: Any) -> dict[str, Any]:
     """Return the keywords of a printed `partial(Class, size=8, kind='zoh')`."""
     if not isinstance(text, str):

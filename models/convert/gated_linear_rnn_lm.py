@@ -13,8 +13,10 @@ from jaxtyping import PRNGKeyArray
 from fastscan.models.convert.flax_modules import (
     Parameters,
     below,
+    check_arguments,
     check_class,
     check_names,
+    check_sizes,
     filled,
     linear,
     literals,
@@ -30,7 +32,18 @@ from fastscan.models.language import (
 from fastscan.models.language.blocks import Learned
 from fastscan.models.layer import Layer
 
-_CLASSES = ("GatedLinearRNNLM", "TransformerLM", "MultiHeadSelfAttention")
+_OF_MODELS = frozenset(
+    "n_layer d_model d_channel_mixing eps channel_mixing_dropout time_mixing_dropout "
+    "input_vocab_size output_vocab_size max_seq_length embedding_dropout use_word_embedding "
+    "positional_encoding_mode use_head".split()
+)
+_OF_ATTENTION = frozenset({"d_model", "d_h", "n_head", "use_causal_mask"})
+_CLASSES = {
+    "GatedLinearRNNLM": _OF_MODELS | ARGUMENTS,
+    "TransformerLM": _OF_MODELS | _OF_ATTENTION,
+    # The original has no longest call here; we need one.
+    "MultiHeadSelfAttention": _OF_ATTENTION | {"max_seq_length"},
+}
 _RECURRENT = "model/recurrent_proj/kernel"
 
 
@@ -53,9 +66,11 @@ def from_gated_linear_rnn_lm(
             many steps it sees; for "MultiHeadSelfAttention" alone, 4096 unless it is given.
 
     Raises:
-        ValueError: the class or an option is another one, or parameters are missing or unknown.
+        ValueError: the class or an option is another one, parameters are missing or unknown, an
+            argument is not one of the class's, or a size is not that of the parameters.
     """
     check_class(cls, _CLASSES)
+    check_arguments(cls, kwargs, _CLASSES[cls])
     options = literals(kwargs)
     if cls == "MultiHeadSelfAttention":
         check_names(cls, params, _names(_ATTENTION_MAPS))
@@ -93,6 +108,7 @@ def from_gated_linear_rnn_lm(
         if attention:
             return _attention(cls, own, options)
         of_layer = {name: value for name, value in kwargs.items() if name in ARGUMENTS}
+        check_sizes(options, {"d_h": len(own["out_proj/kernel"])})
         return from_gated_linear_rnn("GatedLinearRNN", own, **of_layer)
 
     eps = float(options.get("eps", 1e-6))
@@ -134,6 +150,12 @@ def from_gated_linear_rnn_lm(
     if head:
         values["head"] = linear(below(params, "head/"))
         sizes["output_size"] = values["head"].out_features
+    found = {"d_model": hidden}
+    found |= {"input_vocab_size": sizes["num_tokens"]} if tokens else {}
+    found |= {"max_seq_length": sizes["max_length"]} if positions == "learned" else {}
+    found |= {"output_vocab_size": sizes["output_size"]} if head else {}
+    found |= {"d_channel_mixing": channel[0].up.out_features} if layers else {}
+    check_sizes(options, found)
     mixers = iter([layer.mixer for layer in time])
 
     def make(key: PRNGKeyArray) -> LanguageModel:
@@ -184,6 +206,7 @@ def _attention(
             f"out_proj/kernel, got {qkv.out_features}"
         )
     sizes = (int(qkv.in_features), state, int(out.out_features))
+    check_sizes(options, {"d_model": sizes[0], "d_h": state})
     layer: Callable[..., MultiHeadSelfAttention | BidirectionalSelfAttention]
     layer = BidirectionalSelfAttention
     if options.get("use_causal_mask", True):

@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.models.convert.flax_modules import Parameters, check_class, check_names, literals
+from fastscan.models.convert.flax_modules import (
+    Parameters,
+    check_arguments,
+    check_class,
+    check_names,
+    check_sizes,
+    literals,
+)
 from fastscan.models.memory_transformer import RecurrentMemoryTransformer
 
 Version = Literal["0.2.2", "0.5.6", "0.7.0"]
@@ -33,6 +40,20 @@ _SAME = (
     "always_have_read_memories",
     "resi_dual_scale",
 )
+_OF_ALL_VERSIONS = frozenset(
+    "dim num_tokens depth num_memory_tokens seq_len causal dim_head heads ff_mult use_flash_attn "
+    "ignore_index abs_pos_emb rotary_pos_emb use_xl_memories xl_mem_len enhanced_xl_recurrence "
+    "emb_gradient_frac memory_not_causal".split()
+)
+_SINCE_0_5 = frozenset(
+    "attn_dropout ff_dropout add_write_to_next_write_mem next_write_mem_stop_grad "
+    "always_have_read_memories".split()
+)
+_ARGUMENTS: dict[Version, frozenset[str]] = {
+    "0.2.2": _OF_ALL_VERSIONS | {"token_shift"},
+    "0.5.6": _OF_ALL_VERSIONS | _SINCE_0_5 | {"token_shift", "resi_dual_scale"},
+    "0.7.0": _OF_ALL_VERSIONS | _SINCE_0_5 | {"num_residual_streams"},
+}
 _ZERO_EPS = 1e-24  # of `F.normalize`, whose epsilon no row of a network comes near
 _DEFAULTS: dict[Version, dict[str, Any]] = {
     "0.2.2": {
@@ -76,7 +97,8 @@ def from_rmt(cls: str, params: Parameters, **kwargs: Any) -> RecurrentMemoryTran
 
     Raises:
         ValueError: the class is another one, the version or `seq_len` cannot be told, or
-            parameters are missing, unknown or of other shapes.
+            parameters are missing, unknown or of other shapes, or an argument is not one of the
+            version's or says otherwise than the parameters.
     """
     check_class(cls, ("RecurrentMemoryTransformer", "RecurrentMemoryTransformerWrapper"))
     params = {
@@ -86,6 +108,7 @@ def from_rmt(cls: str, params: Parameters, **kwargs: Any) -> RecurrentMemoryTran
         if not name.endswith("rotary_pos_emb.inv_freq")
     }
     version = _version(params)
+    check_arguments(f"{cls} {version}", kwargs, _ARGUMENTS[version])
     given = literals(kwargs)
     depth = given.get("depth", _depth(params))
     streams = "layers.0.0.static_alpha"
@@ -101,6 +124,8 @@ def from_rmt(cls: str, params: Parameters, **kwargs: Any) -> RecurrentMemoryTran
     check_names(f"{cls} {version}", params, places)
 
     num_tokens, dim = params["token_emb.weight"].shape
+    count = len(params["memory_tokens"])
+    check_sizes(given, {"dim": dim, "num_tokens": num_tokens, "num_memory_tokens": count})
     seq_len = given.get("seq_len")
     if seq_len is None:
         if "pos_emb.weight" not in params:
@@ -110,7 +135,7 @@ def from_rmt(cls: str, params: Parameters, **kwargs: Any) -> RecurrentMemoryTran
         lambda key: RecurrentMemoryTransformer(
             dim,
             num_tokens=num_tokens,
-            num_memory_tokens=len(params["memory_tokens"]),
+            num_memory_tokens=count,
             seq_len=seq_len,
             as_coded=True,
             dtype=params["memory_tokens"].dtype,

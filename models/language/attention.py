@@ -1,5 +1,7 @@
 """Multi-head softmax attention as a layer: its carry is the cache of keys and values."""
 
+from typing import Literal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ from fastscan.models.memoroids.window import (
     empty_window,
     last_window,
 )
+
+Backend = Literal["xla", "cudnn"] | None
 
 
 class MultiHeadSelfAttention(Layer):
@@ -37,6 +41,7 @@ class MultiHeadSelfAttention(Layer):
     out_proj: eqx.nn.Linear
     num_heads: int = eqx.field(static=True)
     context: int = eqx.field(static=True)
+    implementation: Backend = eqx.field(static=True)
     input_size: int = eqx.field(static=True)
     output_size: int = eqx.field(static=True)
 
@@ -48,6 +53,7 @@ class MultiHeadSelfAttention(Layer):
         *,
         num_heads: int = 1,
         context: int = 512,
+        implementation: Backend = None,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
@@ -60,7 +66,11 @@ class MultiHeadSelfAttention(Layer):
             output_size: number of output channels; None is `input_size`.
             num_heads: number of heads; `qkv_proj` puts out q, k and v of one after another.
             context: how many steps are seen, the current one among them.
-            dtype: of the parameters: float32, float64, or None for JAX's default.
+            implementation: of `jax.nn.dot_product_attention`: None is "xla", which makes all
+                scores of a call; "cudnn" is flash attention, for NVIDIA GPUs from Ampere on,
+                parameters in bfloat16 or float16, heads of a multiple of 8 channels up to 128, and
+                for gradients even numbers of steps and of keys, `context - 1` of them in the cache.
+            dtype: of the parameters; None is JAX's default float.
             key: randomness of the initialisation.
 
         Raises:
@@ -72,6 +82,7 @@ class MultiHeadSelfAttention(Layer):
         self.output_size = input_size if output_size is None else output_size
         self.num_heads = num_heads
         self.context = context
+        self.implementation = implementation
         self.qkv_proj, self.out_proj = _maps(
             input_size, state_size, self.output_size, num_heads, dtype, key
         )
@@ -96,7 +107,7 @@ class MultiHeadSelfAttention(Layer):
         first = own - jnp.minimum(age - 1, room)
         index = jnp.arange(room + length)
         visible = (first[:, None] <= index) & (index <= own[:, None])
-        ys = _attend(qkv[:, :, 0], rows[:, :, 0], rows[:, :, 1], visible)
+        ys = _attend(qkv[:, :, 0], rows[:, :, 0], rows[:, :, 1], visible, self.implementation)
         if length:
             carry = last_window(cache, keys_values, age[-1])
         return carry, dense(self.out_proj, ys).astype(xs.dtype), states
@@ -177,13 +188,18 @@ def _attend(
     keys: Float[Array, "rows heads channels"],
     values: Float[Array, "rows heads channels"],
     visible: Bool[Array, "time rows"],
+    implementation: Backend = None,
 ) -> Float[Array, "time state"]:
     """Attend to what is visible; what is not finite reaches those alone that see it."""
     # A weight of zero would not keep it out: zero times infinity is NaN.
     finite = jnp.all(jnp.isfinite(keys) & jnp.isfinite(values), axis=(1, 2))
     keys, values = (jnp.where(finite[:, None, None], part, 0) for part in (keys, values))
     ys = jax.nn.dot_product_attention(
-        queries[None], keys[None], values[None], mask=visible[None, None]
+        queries[None],
+        keys[None],
+        values[None],
+        mask=visible[None, None],
+        implementation=implementation,
     )[0]
     ys = ys.reshape(len(ys), values.shape[1] * values.shape[2])
     spoilt = jnp.any(visible & ~finite, axis=1)

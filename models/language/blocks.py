@@ -9,7 +9,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from fastscan.models.dense import dense
+from fastscan.models.dropout import drop
 from fastscan.models.layer import Layer
+from fastscan.models.normalise import normalise
 
 DropoutOn = Literal["stream", "branch"]
 
@@ -63,7 +65,7 @@ class TimeMixing(Layer):
         """Run over a whole sequence; see `Layer.forward`."""
         keys = (None, None) if key is None else jax.random.split(key)
         carry, zs, states = self.mixer.forward(
-            carry, jax.vmap(self.norm)(xs), reset=reset, key=keys[0], return_states=return_states
+            carry, normalise(self.norm, xs), reset=reset, key=keys[0], return_states=return_states
         )
         return carry, _residual(self, xs, zs, keys[1]), states
 
@@ -118,7 +120,7 @@ class ChannelMixing(Layer):
     def forward(self, carry, xs, *, reset, key, return_states):
         """Run over a whole sequence; see `Layer.forward`."""
         del reset, return_states
-        zs = dense(self.down, jax.nn.gelu(dense(self.up, jax.vmap(self.norm)(xs))))
+        zs = dense(self.down, jax.nn.gelu(dense(self.up, normalise(self.norm, xs))))
         return carry, _residual(self, xs, zs, key), ()
 
 
@@ -145,11 +147,6 @@ class Learned(eqx.Module):
         return self.table[jnp.minimum(position, len(self.table) - 1)]
 
 
-def drop(rate: float, xs: Array, key: PRNGKeyArray | None) -> Array:
-    """Apply dropout, where there is a key."""
-    return eqx.nn.Dropout(rate)(xs, key=key, inference=key is None)
-
-
 def _checked(dropout_on: DropoutOn) -> DropoutOn:
     if dropout_on not in get_args(DropoutOn):
         raise ValueError(f"dropout_on must be one of {get_args(DropoutOn)}, got {dropout_on!r}")
@@ -161,5 +158,5 @@ def _residual(
 ) -> Array:
     zs = zs.astype(xs.dtype)
     if block.dropout_on == "stream":
-        return drop(block.dropout, xs + zs, key)
-    return xs + drop(block.dropout, zs, key)
+        return drop(xs + zs, block.dropout, key)
+    return xs + drop(zs, block.dropout, key)

@@ -1,5 +1,6 @@
 """Language models around any recurrence of the zoo, and a transformer of the same build."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -11,18 +12,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from fastscan.models.dense import dense
-from fastscan.models.language.attention import MultiHeadSelfAttention
+from fastscan.models.dropout import drop
+from fastscan.models.language.attention import Backend, MultiHeadSelfAttention
 from fastscan.models.language.blocks import (
     ChannelMixing,
     DropoutOn,
     Learned,
     Sinusoidal,
     TimeMixing,
-    drop,
 )
 from fastscan.models.layer import Layer, check_has_step, check_reset
 from fastscan.models.memoroids.window import ages
+from fastscan.models.normalise import normalise
 from fastscan.models.registry import available
+from fastscan.models.sampling import sample
 
 Positions = Literal["none", "sinusoidal", "learned"]
 
@@ -226,7 +229,7 @@ class LanguageModel(eqx.Module):
             zs = zs + self.positions(since).astype(zs.dtype)
             if len(xs):
                 position = (since[-1] + 1).astype(carry.position.dtype)
-        zs = drop(self.embedding_dropout, zs, keys[-1])
+        zs = drop(zs, self.embedding_dropout, keys[-1])
         after = []
         for i, (time, channel, before) in enumerate(
             zip(self.time, self.channel, carry.layers, strict=True)
@@ -239,7 +242,7 @@ class LanguageModel(eqx.Module):
             )
             after.append(last)
         if self.norm is not None:
-            zs = jax.vmap(self.norm)(zs)
+            zs = normalise(self.norm, zs)
         if self.head is not None:
             zs = dense(self.head, zs).astype(zs.dtype)
         return LanguageCarry(position, tuple(after)), zs
@@ -330,7 +333,12 @@ class LanguageModel(eqx.Module):
 
 
 def transformer_lm(
-    hidden_size: int, *, num_heads: int = 8, context: int = 512, **options: Any
+    hidden_size: int,
+    *,
+    num_heads: int = 8,
+    context: int = 512,
+    implementation: Backend = None,
+    **options: Any,
 ) -> LanguageModel:
     """Return a `LanguageModel` whose mixers are causal attention.
 
@@ -339,12 +347,18 @@ def transformer_lm(
         num_heads: number of attention heads.
         context: how many steps are seen, the current one among them; the carry holds their keys and
             values.
+        implementation: of `MultiHeadSelfAttention`.
         **options: of `LanguageModel`, where `positions` are "sinusoidal" if they are not given.
     """
 
     def mixer(key: PRNGKeyArray) -> Layer:
         return MultiHeadSelfAttention(
-            hidden_size, num_heads=num_heads, context=context, dtype=options.get("dtype"), key=key
+            hidden_size,
+            num_heads=num_heads,
+            context=context,
+            implementation=implementation,
+            dtype=options.get("dtype"),
+            key=key,
         )
 
     return LanguageModel(mixer, hidden_size, **{"positions": "sinusoidal"} | options)
@@ -363,19 +377,19 @@ def _maker(
     known = available()
     if recurrence not in known:
         raise ValueError(f"no model is called {recurrence!r}; there are {', '.join(sorted(known))}")
+    layer = known[recurrence].layer
+    if unknown := options.keys() - inspect.signature(layer).parameters:
+        raise ValueError(
+            f"{layer.__name__} and LanguageModel take no options {', '.join(sorted(unknown))}"
+        )
     return lambda key: known[recurrence].make(width, dtype=dtype, key=key, **options)
 
 
 @eqx.filter_jit
 def _generate(model, carry, prime, length, temperature, candidates, key):
-    def sample(logits, key):
-        largest, tokens = lax.top_k(logits, candidates)
-        chosen = jax.random.categorical(key, largest / temperature) if candidates > 1 else 0
-        return tokens[chosen].astype(prime.dtype)
-
     def step(state, key):
         carry, logits = state
-        token = sample(logits, key)
+        token = sample(logits, candidates, temperature, key).astype(prime.dtype)
         return model.step(carry, token), token
 
     carry, logits = model(carry, prime)

@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -12,9 +12,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from fastscan.models.dense import dense
+from fastscan.models.dropout import drop
+from fastscan.models.language.attention import Backend
 from fastscan.models.memory_transformer.rows import rotated
+from fastscan.models.normalise import to_unit_scale
 
-Backend = Literal["xla", "cudnn"] | None
 Kept = TypeVar("Kept")
 # What is computed between the two ends of a residual connection, and what else is kept of it.
 Branch = Callable[[Float[Array, "rows dim"]], tuple[Float[Array, "rows dim"], Kept]]
@@ -33,8 +35,8 @@ class RMSNorm(eqx.Module):
 
     def __call__(self, xs: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
         """Normalise the last axis."""
-        scale = jax.lax.rsqrt(jnp.mean(xs * xs, -1, keepdims=True) + self.eps)
-        return xs * scale * self.weight
+        wide = xs.astype(jnp.promote_types(xs.dtype, jnp.float32))
+        return to_unit_scale(wide, False, self.eps).astype(xs.dtype) * self.weight
 
 
 class Attention(eqx.Module):
@@ -167,13 +169,6 @@ class FeedForward(eqx.Module):
         if self.hidden_norm is not None:
             zs = self.hidden_norm(zs)
         return dense(self.to_out, drop(zs, self.dropout, key))
-
-
-def drop(xs: Array, rate: float, key: PRNGKeyArray | None) -> Array:
-    """Dropout, unless there is no key."""
-    if key is None or rate == 0:
-        return xs
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, xs.shape), xs / (1 - rate), 0)
 
 
 class Connection(eqx.Module):

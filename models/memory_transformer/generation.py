@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from fastscan.models.memory_transformer.rows import join
 from fastscan.models.memory_transformer.stack import Context
 from fastscan.models.memory_transformer.transformer import Memory, RecurrentMemoryTransformer
+from fastscan.models.sampling import sample
 
 
 class _Segment(NamedTuple):
@@ -67,15 +68,9 @@ def _generate(model, prime, length, carry, temperature, candidates, key):
         past = prime[:known].reshape(full, model.seq_len)
         carry, _ = lax.scan(lambda carry, xs: (model(carry, xs)[0], None), carry, past)
 
-    def sample(logits, key):
-        largest, tokens = lax.top_k(logits, candidates)
-        if candidates == 1:
-            return tokens[0].astype(prime.dtype)
-        return tokens[jax.random.categorical(key, largest / temperature)].astype(prime.dtype)
-
     def step(state, key):
         segment, logits = state
-        token = sample(logits, key)
+        token = sample(logits, candidates, temperature, key).astype(prime.dtype)
         segment = lax.cond(
             segment.steps == model.seq_len,
             lambda segment: _begin(model, _end(model, segment)),

@@ -52,13 +52,13 @@ def join(*parts: Rows) -> Rows:
 
 
 def visible(
-    queries: Rows, keys: Rows, *, causal: bool, lag: Int[Array, ""] | int = 0
+    queries: Rows, keys: Rows, *, causal: bool, lag: Int[Array, " queries"] | int = 0
 ) -> Bool[Array, "queries keys"]:
-    """Return the mask of attention; where it is causal, ranks within `lag` are not seen."""
+    """Return the mask of attention; where it is causal, the `lag` highest ranks are not seen."""
     asking, asked = queries.episode[:, None], keys.episode[None]
     same = (asking == asked) | (asked == EVERY) | ((asked == LATER) & (asking > 0))
     seen = same & keys.valid[None]
-    return seen & (keys.rank[None] <= queries.rank[:, None] - lag) if causal else seen
+    return seen & (keys.rank[None] <= (queries.rank - lag)[:, None]) if causal else seen
 
 
 def angles(position: Int[Array, " rows"], dim_head: int) -> Float[Array, "rows half"]:

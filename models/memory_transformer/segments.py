@@ -89,7 +89,10 @@ class SegmentedTransformer(eqx.Module):
             carry: what an earlier call returned, or None for `init_carry()`.
             xs: token ids `(time,)`, or inputs `(time, input_size)`.
             labels: classes `(time,)`. None stands for the next token: the last of `xs` is a label
-                only, and a step is not counted whose next one is reset or masked.
+                only, and a step is not counted that is masked, or whose next one is reset or
+                masked. As the last token is not read, a call for a part of a longer sequence needs
+                labels: `loss(carry, xs[a:b], xs[a + 1 : b + 1])` for a and b that are multiples of
+                `seq_len`.
             reset: see `RecurrentMemoryTransformer`.
             mask: see `RecurrentMemoryTransformer`.
             ignore_index: steps of this label are not counted.
@@ -99,17 +102,21 @@ class SegmentedTransformer(eqx.Module):
             The loss, 0 where no step is counted, and the carry.
 
         Raises:
-            ValueError: `labels` have another shape, or are missing where inputs are no token ids.
+            ValueError: `labels` have another shape, or are missing where inputs are no token ids or
+                where steps see later ones.
         """
         self.transformer.check(xs, reset, mask)
         if labels is None:
             if self.transformer.input_size is not None or len(xs) < 2:
                 raise ValueError("without labels, xs must hold at least two token ids")
+            if not self.transformer.stack.causal:
+                raise ValueError("with causal=False a step sees the next token: give labels")
             labels = xs[1:]
             if reset is not None:
                 labels = jnp.where(jnp.asarray(reset)[1:] != 0, ignore_index, labels)
             if mask is not None:
-                labels = jnp.where(jnp.asarray(mask)[1:] != 0, labels, ignore_index)
+                seen = jnp.asarray(mask) != 0
+                labels = jnp.where(seen[1:] & seen[:-1], labels, ignore_index)
             xs, reset, mask = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:-1], (xs, reset, mask))
         elif jnp.shape(labels) != (len(xs),):
             raise ValueError(f"labels must have shape {(len(xs),)}, got {jnp.shape(labels)}")
@@ -136,10 +143,10 @@ class SegmentedTransformer(eqx.Module):
         top_k: int | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Int[Array, " generated"]:
-        """Return the tokens that continue `prime`, compiled once for all lengths of the same kind.
+        """Return the tokens that continue `prime`.
 
         Each step attends with the keys and values of its segment kept; memories are written where
-        a segment is full.
+        a segment is full. A program is compiled for every length of `prime` and of the whole.
 
         Args:
             prime: token ids `(time,)`, at least one.

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from fastscan.models.language.attention import Backend
 from fastscan.models.memory_transformer.blocks import (
     Attention,
-    Backend,
     Connection,
     DualResidual,
     FeedForward,
@@ -19,6 +19,8 @@ from fastscan.models.memory_transformer.blocks import (
     RMSNorm,
 )
 from fastscan.models.memory_transformer.rows import Rows, angles, join, visible
+
+Joined = Literal["pre", "dual"]
 
 
 class Context(NamedTuple):
@@ -69,7 +71,7 @@ class Stack(eqx.Module):
         normalised: bool,
         value_residual: bool,
         null_kv: bool,
-        residual: Literal["pre", "dual"],
+        residual: Joined,
         resi_dual_scale: float,
         hidden_norm: bool,
         norm_eps: float,
@@ -151,9 +153,12 @@ class Stack(eqx.Module):
         tokens: slice,
         shifted: Float[Array, "depth 2 shifted"] | None = None,
         reset: Bool[Array, " time"] | None = None,
+        mask: Bool[Array, " time"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Array, Array, Array, Array | None]:
         """Run the layers over rows, of which `tokens` are steps.
+
+        Token shift moves on nothing from steps where `mask` is false.
 
         Returns:
             The rows after the last layer, their keys and values `(depth, rows, heads, dim_head)`,
@@ -162,8 +167,9 @@ class Stack(eqx.Module):
         everybody = join(context.rows, who)
         lag = 0
         if self.lagging:
-            lag = jnp.sum((context.rows.rank < 0) & context.rows.valid)
-        mask = visible(who, everybody, causal=self.causal, lag=lag)
+            earlier = visible(who, context.rows, causal=False) & (context.rows.rank < 0)
+            lag = jnp.sum(earlier, axis=1)
+        seen = visible(who, everybody, causal=self.causal, lag=lag)
         q_angles = k_angles = None
         if self.rotary:
             q_angles = angles(who.position, context.keys.shape[-1])
@@ -179,13 +185,13 @@ class Stack(eqx.Module):
             before = (None, None) if shifted is None else shifted[index]
 
             def attention(zs, index=index, layer=layer, before=before, first=first):
-                zs, tail = self._shift(zs, tokens, before[0], reset)
+                zs, tail = self._shift(zs, tokens, before[0], reset, mask)
                 q, k, v, unmixed = layer.attention.project(zs, first)
                 ys = layer.attention.attend(
                     q,
                     jnp.concatenate([context.keys[index], k]),
                     jnp.concatenate([context.values[index], v]),
-                    mask,
+                    seen,
                     q_angles,
                     k_angles,
                     draws[2 * index],
@@ -193,7 +199,7 @@ class Stack(eqx.Module):
                 return ys, (k, v, unmixed, tail)
 
             def feedforward(zs, index=index, layer=layer, before=before):
-                zs, tail = self._shift(zs, tokens, before[1], reset)
+                zs, tail = self._shift(zs, tokens, before[1], reset, mask)
                 return layer.feedforward(zs, draws[2 * index + 1]), tail
 
             stream, (k, v, unmixed, tail) = layer.attention_residual(stream, attention)
@@ -214,12 +220,12 @@ class Stack(eqx.Module):
         weight = self.norm.weight
         return jnp.zeros((len(self.layers), 2, len(weight) // 2), weight.dtype)
 
-    def _shift(self, xs, tokens, before, reset):
+    def _shift(self, xs, tokens, before, reset, mask):
         """Move the second half of the features of the steps on by one step."""
         if not self.token_shift:
             return xs, None
         half = (xs.shape[1] + 1) // 2
-        tail = xs[tokens, half:]
+        tail = xs[tokens, half:] if mask is None else jnp.where(mask[:, None], xs[tokens, half:], 0)
         tails = jnp.concatenate([before[None], tail])
         moved = tails[:-1] if reset is None else jnp.where(reset[:, None], 0, tails[:-1])
         return xs.at[tokens, half:].set(moved), tails[-1]

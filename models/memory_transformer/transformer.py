@@ -1,6 +1,6 @@
 """The Recurrent Memory Transformer."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from fastscan.models.dense import dense
-from fastscan.models.memory_transformer.blocks import Backend
+from fastscan.models.language.attention import Backend
 from fastscan.models.memory_transformer.rows import (
     EVERY,
     LATER,
@@ -19,7 +19,7 @@ from fastscan.models.memory_transformer.rows import (
     rows,
     visible,
 )
-from fastscan.models.memory_transformer.stack import Context, Stack
+from fastscan.models.memory_transformer.stack import Context, Joined, Stack
 
 
 class Memory(NamedTuple):
@@ -109,7 +109,7 @@ class RecurrentMemoryTransformer(eqx.Module):
         num_residual_streams: int = 4,
         value_residual: bool = True,
         null_kv: bool = True,
-        residual: Literal["pre", "dual"] = "pre",
+        residual: Joined = "pre",
         resi_dual_scale: float = 1.0,
         hidden_norm: bool = False,
         norm_memories: bool = True,
@@ -165,8 +165,14 @@ class RecurrentMemoryTransformer(eqx.Module):
                 for its checkpoints: with XL memories, rotary positions of the null key and of the
                 XL memories are off by one and the other way round; with
                 `memory_not_causal=False`, each row sees as many keys, counted from the first XL
-                memory, as there are rows up to it; masked steps are seen as XL memories.
-            implementation: of `jax.nn.dot_product_attention`.
+                memory, as there are rows up to it; masked steps are seen as XL memories, and
+                `token_shift` moves their features on. After a reset all of this is as in a first
+                segment.
+            implementation: of `jax.nn.dot_product_attention`: None is "xla", which makes all
+                scores of a segment; "cudnn" is flash attention, for NVIDIA GPUs from Ampere on,
+                parameters in bfloat16 or float16, `dim_head` a multiple of 8 up to 128, and for
+                gradients even numbers of rows and of keys, XL memories and the null key counted.
+                Training with `attn_dropout` does without it.
             dtype: of the parameters; None is JAX's default float.
             key: randomness of the initialisation.
 
@@ -187,6 +193,8 @@ class RecurrentMemoryTransformer(eqx.Module):
         xl_mem_len = seq_len if xl_mem_len is None else xl_mem_len
         if not 0 < xl_mem_len <= seq_len:
             raise ValueError(f"xl_mem_len must be within 1 and {seq_len=}, got {xl_mem_len}")
+        if residual not in get_args(Joined):
+            raise ValueError(f"residual must be one of {get_args(Joined)}, got {residual!r}")
         if num_residual_streams < 1 or (residual == "dual" and num_residual_streams > 1):
             raise ValueError(
                 f"residual={residual!r} does not go with {num_residual_streams=}; "
@@ -273,7 +281,7 @@ class RecurrentMemoryTransformer(eqx.Module):
             xs: token ids `(time,)`, or inputs `(time, input_size)`; `time <= seq_len`.
             reset: `(time,)`. Where it is true (not zero), the carry and all earlier steps are
                 forgotten before that step.
-            mask: `(time,)`. Steps where it is false are not seen by others.
+            mask: `(time,)`. Steps where it is false are not seen by others, nor shifted on to them.
             mask_out_read_memories: whether no row sees the read rows in this segment.
             key: randomness for dropout; None switches dropout off.
 
@@ -320,7 +328,8 @@ class RecurrentMemoryTransformer(eqx.Module):
         who += [self.token_rows(memory, index, since, episode), writers]
         staying = list(who)
         if mask is not None:
-            who[-2] = who[-2]._replace(valid=jnp.asarray(mask) != 0)
+            mask = jnp.asarray(mask) != 0
+            who[-2] = who[-2]._replace(valid=mask)
             staying = staying if self.as_coded else list(who)
         if mask_out_read_memories is not False:
             seen = ~jnp.asarray(mask_out_read_memories)
@@ -328,7 +337,13 @@ class RecurrentMemoryTransformer(eqx.Module):
 
         context = self.context(memory)
         ys, keys, values, _ = self.stack(
-            jnp.concatenate(parts), join(*who), context, tokens=tokens, reset=reset, key=key
+            jnp.concatenate(parts),
+            join(*who),
+            context,
+            tokens=tokens,
+            reset=reset,
+            mask=None if self.as_coded else mask,
+            key=key,
         )
         left = None
         if not (reset is None and mask is None and self.always_have_read_memories):
@@ -403,14 +418,18 @@ class RecurrentMemoryTransformer(eqx.Module):
             keys, values = jnp.roll(keys, -1, axis=0), jnp.roll(values, -1, axis=0)
         nulls = self.stack.null_kv()
         count, slots = jnp.sum(carry.xl_valid), jnp.arange(self.xl_mem_len) - self.xl_mem_len
-        off = 1 if self.as_coded else 0
         xl = rows(
             len(slots),
             rank=slots - nulls.shape[2],
             valid=carry.xl_valid,
-            position=count + slots - off,
+            position=count + slots - (1 if self.as_coded else 0),
         )
-        null = rows(nulls.shape[2], rank=-1, episode=EVERY, position=off * count - 1)
+        null = rows(nulls.shape[2], rank=-1, episode=EVERY, position=-1)
+        if self.as_coded and self.stack.rotary and self.xl_mem_len:
+            # One for the sequence that has XL memories, and one for those after a reset.
+            moved = rows(nulls.shape[2], rank=-1, episode=0, position=count - 1)
+            null = join(moved, null._replace(episode=jnp.full_like(null.episode, LATER)))
+            nulls = jnp.concatenate([nulls, nulls], axis=2)
         return Context(
             jnp.concatenate([keys, nulls[0]], axis=1),
             jnp.concatenate([values, nulls[1]], axis=1),
@@ -456,7 +475,8 @@ class RecurrentMemoryTransformer(eqx.Module):
         shape = "(time,)" if self.input_size is None else f"(time, {self.input_size})"
         shape_fits = xs.ndim == (1 if self.input_size is None else 2) and len(xs) > 0
         if not shape_fits or (self.input_size is not None and xs.shape[1] != self.input_size):
-            cure = "; use jax.vmap for batches" if xs.ndim > len(shape.split(",")) - 1 else ""
+            batch = xs.ndim > (1 if self.input_size is None else 2)
+            cure = "; use jax.vmap for batches" if batch else ""
             raise ValueError(f"inputs must be of shape {shape} with steps, got {xs.shape}{cure}")
         kind = jnp.integer if self.input_size is None else jnp.floating
         if not jnp.issubdtype(xs.dtype, kind):

@@ -162,7 +162,9 @@ def test_options_by_their_equations(changed):
     else:
         xs = rng.normal(size=(SIZES["length"], SIZES["inputs"]))
     cls = "TransformerLM" if "n_head" in options else "GatedLinearRNNLM"
-    model = from_gated_linear_rnn_lm(cls, params, **options)
+    gates = ("use_true_recurrence", "use_tied_gates") if "n_head" in options else ()
+    given = {name: value for name, value in options.items() if name not in gates}
+    model = from_gated_linear_rnn_lm(cls, params, **given)
     ys = jax.jit(lambda xs: model(None, xs)[1])(xs)
     # JAX's attention has scores in float32.
     tolerance = 1e-5 if "n_head" in options else 1e-9
@@ -185,6 +187,11 @@ def test_errors_list_what_is_wrong():
         convert(positional_encoding_mode="rotary")
     with pytest.raises(ValueError, match="unknown class 'LSTM'; known are GatedLinearRNNLM, "):
         convert("LSTM")
+    with pytest.raises(ValueError, match="GatedLinearRNNLM takes no arguments n_heads"):
+        convert(n_heads=2)
+    for size in ("d_model", "d_h", "d_channel_mixing", "input_vocab_size", "output_vocab_size"):
+        with pytest.raises(ValueError, match=f"{size}=3, but the parameters are those of"):
+            convert("GatedLinearRNNLM", **{size: 3})
     attention = Golden("gln_pypi_selfattn_dh8_causal").params
     with pytest.raises(ValueError, match="MultiHeadSelfAttention needs n_head"):
         from_gated_linear_rnn_lm("MultiHeadSelfAttention", attention)

@@ -25,6 +25,7 @@ SIZES: dict[str, Any] = {
     "inner_size": 5,
     "dtype": jnp.float32,
 }
+SMALLER: dict[str, Any] = SIZES | {"num_layers": 1}
 KEY = jax.random.key(3)
 XS = jax.random.randint(jax.random.key(1), (LENGTH,), 0, TOKENS)
 RESET = jnp.zeros(LENGTH, bool).at[jnp.array([0, 2, 3])].set(True)
@@ -33,7 +34,7 @@ MODELS = {
     "gated-linear-rnn": LanguageModel(
         "gated-linear-rnn", 4, positions="learned", max_length=8, key=KEY, **SIZES
     ),
-    "transformer": transformer_lm(4, num_heads=2, context=5, key=KEY, **SIZES | {"num_layers": 1}),
+    "transformer": transformer_lm(4, num_heads=2, context=5, key=KEY, **SMALLER),
     "lru-dense": LanguageModel(
         lambda key: LRU(4, 6, dtype=jnp.float32, key=key),
         4,
@@ -196,6 +197,8 @@ def test_errors():
         LanguageModel("lur", 4, num_tokens=3, **sizes)
     with pytest.raises(ValueError, match="unknown options state_size"):
         LanguageModel(lambda key: LRU(4, 4, key=key), 4, num_tokens=3, state_size=5, **sizes)
+    with pytest.raises(ValueError, match="LRU and LanguageModel take no options state_siz"):
+        LanguageModel("lru", 4, num_tokens=3, state_siz=5, **sizes)
     with pytest.raises(ValueError, match="top_k must be within 1 and 7, got 8"):
         model.generate(XS, 20, top_k=8, key=KEY)
     with pytest.raises(ValueError, match="temperature must be positive, with a key"):

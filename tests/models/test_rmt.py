@@ -112,6 +112,7 @@ RESETS = {
         "always_have_read_memories": False,
         "memory_not_causal": False,
     },
+    "as_coded": {"rotary_pos_emb": True, "memory_not_causal": False, "as_coded": True},
 }
 
 
@@ -156,15 +157,17 @@ def test_nothing_passes_a_reset_where_attention_goes_both_ways():
     assert_close(logits[6:], last)
 
 
-def test_masked_steps_are_not_seen_in_the_next_segment():
-    model = make(depth=1)
+def test_masked_steps_are_not_seen():
+    model = make(depth=1, token_shift=True)
     xs, mask = tokens(8, 0), jnp.arange(8) != 4
     later = tokens(8, 1)
-    outcomes = []
+    here, next_one = [], []
     for value in (1, 2):
-        carry, _ = segment(model, model.init_carry(), xs.at[4].set(value), mask=mask)
-        outcomes.append(segment(model, carry, later, mask=mask | True)[1])
-    np.testing.assert_allclose(*outcomes, rtol=1e-6, atol=1e-6)
+        carry, logits = segment(model, model.init_carry(), xs.at[4].set(value), mask=mask)
+        here.append(logits[mask])
+        next_one.append(segment(model, carry, later, mask=mask | True)[1])
+    np.testing.assert_allclose(*here, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(*next_one, rtol=1e-6, atol=1e-6)
     assert int(carry.xl_valid.sum()) == 8
 
 
@@ -219,6 +222,7 @@ def test_gradient_from_memories_to_the_rows_that_write(stopped):
         ({"rotary_pos_emb": True, "dim_head": 3}, "even dim_head"),
         ({"xl_mem_len": 9}, "xl_mem_len"),
         ({"residual": "dual", "num_residual_streams": 2}, "one stream"),
+        ({"residual": "post"}, "residual must be one of"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):
@@ -236,5 +240,5 @@ def test_inputs_that_do_not_fit():
         model(None, jnp.ones(8))
     with pytest.raises(ValueError, match="reset takes one flag"):
         model(None, tokens(8), reset=jnp.zeros(7, bool))
-    with pytest.raises(ValueError, match=r"of shape \(time, 5\)"):
+    with pytest.raises(ValueError, match=r"of shape \(time, 5\) with steps, got \(8, 4\)$"):
         make(num_tokens=None, input_size=5, depth=1)(None, jnp.ones((8, 4)))

@@ -13,6 +13,8 @@ from tests.models.test_rmt_segments import cross_entropy
 
 SEGMENTS = [
     "rmt_default",
+    "rmt_no_xl",
+    "rmt_streams1",
     "rmt_rotary_xl",
     "rmt_flash_memory_causal",
     "rmt_mask_no_read",
@@ -113,5 +115,9 @@ def test_what_is_refused():
         from_rmt("RecurrentMemoryTransformer", fewer, **golden.kwargs)
     with pytest.raises(ValueError, match=r"to_q\.weight must have shape"):
         converted(golden, heads=3)
+    with pytest.raises(ValueError, match=r"0\.7\.0 takes no arguments token_shift"):
+        converted(golden, token_shift=True)
+    with pytest.raises(ValueError, match="dim=16, but the parameters are those of 8"):
+        converted(golden, dim=16)
     with pytest.raises(ValueError, match="seq_len must be given"):
         from_rmt("RecurrentMemoryTransformer", golden.params, abs_pos_emb=False)

@@ -17,7 +17,7 @@ def cross_entropy(logits, labels):
 def unrolled(model, xs, labels, reset, truncate_at_step):
     """The mean loss by plain backpropagation, one segment after another."""
     carry, losses = None, []
-    for index in range(len(xs) // 8):
+    for index in range(-(-len(xs) // 8)):
         part = slice(8 * index, 8 * index + 8)
         carry, logits = model(carry, xs[part], reset=reset[part])
         losses.append(cross_entropy(logits, labels[part]))
@@ -26,13 +26,21 @@ def unrolled(model, xs, labels, reset, truncate_at_step):
     return jnp.mean(jnp.concatenate(losses))
 
 
-@pytest.mark.parametrize("truncate_at_step", [None, 1])
-@pytest.mark.parametrize("use_xl_memories", [False, True])
+@pytest.mark.parametrize(
+    ("steps", "truncate_at_step", "options"),
+    [
+        (16, None, {"use_xl_memories": False}),
+        (16, None, {}),
+        (16, 1, {"use_xl_memories": False}),
+        (20, 2, {"add_write_to_next_write_mem": True, "next_write_mem_stop_grad": False}),
+    ],
+    ids=["plain", "xl", "truncated", "all"],
+)
 def test_memory_replay_gives_the_gradient_of_plain_backpropagation(
-    use_xl_memories, truncate_at_step
+    steps, truncate_at_step, options
 ):
-    model = make(depth=1, use_xl_memories=use_xl_memories)
-    xs, labels = tokens(16, 0), tokens(16, 1)
+    model = make(depth=1, **options)
+    xs, labels, index = tokens(steps, 0), tokens(steps, 1), jnp.arange(steps)
 
     @eqx.filter_jit
     def both(model, reset):
@@ -46,14 +54,14 @@ def test_memory_replay_gives_the_gradient_of_plain_backpropagation(
         return eqx.filter_grad(replayed)(model), eqx.filter_grad(plain)(model)
 
     gradients = []
-    for reset in (jnp.zeros(16, bool), (jnp.arange(16) == 3) | (jnp.arange(16) == 13)):
+    for reset in (index < 0, (index == 3) | (index == 13)):
         replayed, plain = both(model, reset)
         for one, other in zip(jax.tree.leaves(replayed), jax.tree.leaves(plain), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
         gradients.append(replayed.to_logits.weight)
         # What a segment writes is learned from later ones alone.
         learned = bool(jnp.any(replayed.memory_tokens != 0))
-        assert learned == (truncate_at_step is None)
+        assert learned == (truncate_at_step != 1)
     assert not np.allclose(*gradients, rtol=1e-3)
 
 
@@ -107,6 +115,16 @@ def test_labels_are_used():
     # The next token, but for what a new sequence begins with.
     expected = given(jnp.where(reset[1:], -1, xs[1:]))
     np.testing.assert_allclose(loss(wrapper, xs, reset=reset), expected, rtol=1e-5)
+    # Neither a masked step's prediction counts, nor that of a masked step.
+    mask = jnp.arange(9) != 3
+    labels = xs[1:].at[jnp.array([2, 3])].set(-1)
+
+    @eqx.filter_jit
+    def masked(wrapper):
+        ours = wrapper.loss(None, xs, mask=mask)[0]
+        return ours, wrapper.loss(None, xs[:-1], labels, mask=mask[:-1])[0]
+
+    np.testing.assert_allclose(*masked(wrapper), rtol=1e-5)
 
 
 def test_generation_equals_teacher_forcing():
@@ -116,7 +134,7 @@ def test_generation_equals_teacher_forcing():
         memory_not_causal=False,
         always_have_read_memories=False,
         add_write_to_next_write_mem=True,
-        depth=1,
+        depth=2,
     )
     wrapper, prime = SegmentedTransformer(model), tokens(11)
     # A temperature this close to zero takes the largest, as does zero, which is compiled apart.
@@ -150,6 +168,8 @@ def test_what_generation_and_segments_refuse():
         wrapper.loss(None, tokens(16), tokens(15))
     with pytest.raises(ValueError, match="truncate_at_step"):
         SegmentedTransformer(make(depth=1), truncate_at_step=0)
+    with pytest.raises(ValueError, match="sees the next token: give labels"):
+        SegmentedTransformer(make(depth=1, causal=False)).loss(None, tokens(16))
     features = SegmentedTransformer(make(depth=1, num_tokens=None, input_size=2))
     with pytest.raises(ValueError, match="without labels"):
         features.loss(None, jnp.ones((16, 2)))

@@ -15,7 +15,6 @@ from fastscan.cli import parse_command
 from fastscan.train import TrainError
 from fastscan.train.language import TrainLM
 from fastscan.train.language_run import (
-    make_evaluate,
     make_model,
     make_task,
     make_train_step,
@@ -64,7 +63,11 @@ def test_text(tmp_path):
 def test_recall():
     task = Recall(400, test_sequences=3, keys=5)
     batch = task.train_batch(1, 0, 2)
-    assert len(task.test_batches(2)) == 2
+    alone, two = task.test_batches(1), task.test_batches(2)
+    assert [int(b.mask.any(1).sum()) for b in two] == [2, 1] and len(alone) == 3
+    for part in ("xs", "targets", "mask"):
+        one, other = (np.concatenate([getattr(b, part) for b in t])[:3] for t in (alone, two))
+        np.testing.assert_array_equal(one, other)
     for xs, targets, mask in zip(batch.xs, batch.targets, batch.mask, strict=True):
         np.testing.assert_array_equal(xs[1:], targets[:-1])
         assert not bool(mask[-1]) and int(mask.sum()) > 50
@@ -104,6 +107,15 @@ def test_copy_over_filler():
             assert (xs[:3] < 8).all() and xs[-3] == 12
             assert ((xs[3:-3] >= 8) & (xs[3:-3] < 12)).all()
         assert int(batch.mask.sum()) == 3 * (100 // (filler + 6))
+    # A segment longer than what a sequence starts with.
+    long = CopyOverFiller(20000, test_sequences=3, ramp=10, unit=20000, filler=9, pattern=3)
+    assert long.train_batch(0, 0, 1).xs.shape == (1, 20000)
+    # The test does not depend on the size of batches, and is of as many as there should be.
+    alone, two = long.test_batches(1), long.test_batches(2)
+    np.testing.assert_array_equal(
+        np.concatenate([batch.xs for batch in alone]), np.concatenate([b.xs for b in two])[:3]
+    )
+    assert int(sum(batch.mask.sum() for batch in two)) == 3 * 3 * (20000 // 15)
     default = make_task(TrainLM(task="copy-over-filler", steps=100))
     lengths = [default.train_batch(0, step, 1).xs.shape[1] for step in (0, 50, 99)]
     assert lengths == [8192, 512 * 256 // 2, 196 * 512]
@@ -159,13 +171,29 @@ def test_memory_does_not_grow_with_the_segments():
     assert many - few < 56 * (64 * (4 + 4 + 1) + 8 * 4 + 64)
 
 
-@pytest.mark.parametrize("model", ["rmt", "transformer"])
-def test_other_models_run_over_segments(model):
-    config = dataclasses.replace(SMALL, model=model, model_options=(), hidden_size=32)
-    (state, batch, _), _ = made(config, None, batch_size=2)
-    evaluate = make_evaluate(make_task(config), config.segment)
-    sums = eqx.filter_eval_shape(evaluate, state.model, [batch])
-    assert [leaf.shape for leaf in jax.tree.leaves(sums)] == [(), (), ()]
+@pytest.mark.parametrize(
+    ("model", "options", "truncate"),
+    [
+        ("rmt", ("num_memory_tokens=2", "heads=1", "dim_head=4", "num_residual_streams=1"), None),
+        ("transformer", ("num_heads=1", "inner_size=4"), None),
+        ("spherical", ("inner_size=4",), 2),
+    ],
+)
+def test_an_update_of_other_models(model, options, truncate):
+    config = dataclasses.replace(
+        SMALL, model=model, model_options=options, task_options=("keys=1",)
+    )
+    arguments, step = made(config, truncate)
+    after, sums = step(*arguments)
+    assert sums.count > 0 and 4 < sums.loss / sums.count < 8
+    before, after = (s.model for s in (arguments[0], after))
+    if model == "rmt":
+        assert before.init_carry().xl_keys.size == 0
+        # What the last segment writes nobody reads.
+        assert not np.array_equal(before.memory_tokens, after.memory_tokens)
+    if model == "spherical":
+        # A state that is learned.
+        assert not np.array_equal(before.time[0].mixer.h0, after.time[0].mixer.h0)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +226,16 @@ def test_a_run_and_its_second_stage(finished, tmp_path, capsys):
     np.testing.assert_array_equal(recurrent.head.weight, state.model.head.weight)
     # A test of the same parameters: the same figures.
     assert log(second)[1]["loss"] == pytest.approx(log(config)[3]["loss"], rel=1e-5)
+    # Resumed before its first checkpoint, it starts from the same parameters.
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    again = train_language_model(dataclasses.replace(second, resume=True)).model
+    np.testing.assert_array_equal(again.head.weight, state.model.head.weight)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shutil.copy(config.directory / "run" / "config.json", empty)
+    with pytest.raises(TrainError, match="empty: it has no checkpoint"):
+        train_language_model(dataclasses.replace(second, start_from=str(empty), name="none"))
+    assert [path.name for path in empty.iterdir()] == ["config.json"]
     wider = dataclasses.replace(second, hidden_size=5, name="wider")
     with pytest.raises(TrainError, match="has other sizes or options than this run's gated"):
         train_language_model(wider)
@@ -239,6 +277,10 @@ def test_errors(tmp_path):
         ({"task": "text"}, "give it by --text"),
         ({"model_options": ("depth=3",)}, "GatedLinearRNN has no option 'depth'"),
         ({"task_options": ("keys=0",)}, "recall takes from 1 to 676 keys, got 0"),
+        ({"task_options": ("keys=many",)}, "keys must be a whole number, got 'many'"),
+        ({"text": "book", "task": "copy-over-filler"}, "leave out --task copy-over-filler"),
+        ({"model_options": ("use_head=false",)}, "no option 'use_head'"),
+        ({"start_from": str(tmp_path)}, "there is no run"),
         ({"model": "transformer", "model_options": ("num_heads=3",)}, "num_heads=3 must divide"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"model": "rmt", "model_options": ("causal=false",)}, "no option 'causal'"),
