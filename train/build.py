@@ -5,6 +5,7 @@ import inspect
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 import fastscan
@@ -71,8 +72,8 @@ def check_implementation(model: Layer, config: Train, task: Task) -> None:
     """Raise `TrainError` if the config names an implementation that cannot run the model."""
     if config.implementation is None:
         return
-    xs = jax.ShapeDtypeStruct((task.sequence_length, task.input_size), config.dtype)
-    reset = jax.ShapeDtypeStruct((task.sequence_length,), bool)
+    xs = jnp.zeros((task.sequence_length, task.input_size), config.dtype)
+    reset = jnp.zeros(task.sequence_length, bool)
     run = eqx.filter_jit(lambda model, xs, reset: model(None, xs, reset=reset))
     try:
         # An implementation refuses when a program is lowered.

@@ -145,13 +145,15 @@ class Run:
                 unread[step] = sums.loss
                 record.tokens += batch.mask.size
                 last = step == config.steps
+                improved = False
+                evaluates = self._evaluates(step)
+                if last or evaluates or step % config.log_every == 0:
+                    self._check_losses(unread, checkpoints)
+                if last or step % config.log_every == 0:
+                    shown.update(record(step, "train", sums))
                 # It may come at any time, and all of what follows has to agree on whether it has.
                 stop = termination.requested
-                improved = False
-                if last or step % config.log_every == 0:
-                    self._check_losses(unread, checkpoints)
-                    shown.update(record(step, "train", sums))
-                if self._evaluates(step) and not stop:
+                if evaluates and not stop:
                     evaluate(step)
                     improved = log.best_step(task.metric_name, task.higher_is_better) == step
                 bar.set_postfix(shown, refresh=False)
