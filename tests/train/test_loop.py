@@ -131,16 +131,15 @@ def test_resumed_run_has_the_same_bits(uninterrupted, tmp_path, monkeypatch, ste
     assert_resumes(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("step", [4, 8])
-def test_sigterm_saves_and_ends(uninterrupted, tmp_path, monkeypatch, capsys, step):
+def test_sigterm_saves_and_ends(uninterrupted, tmp_path, monkeypatch, capsys):
     """Without the evaluation that was due, which the resumed run makes up for."""
     with monkeypatch.context() as patch:
-        at_step(patch, step, terminate)
+        at_step(patch, 4, terminate)
         train(dataclasses.replace(SMALL, directory=tmp_path))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert f"stopped by SIGTERM after step {step}, which is saved" in capsys.readouterr().out
-    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == step
-    assert step not in [r["step"] for r in records(tmp_path) if r["split"] == "test"]
+    assert "stopped by SIGTERM after step 4, which is saved" in capsys.readouterr().out
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == 4
+    assert [r["split"] for r in records(tmp_path)] == ["train"] * 4
     assert_resumes(tmp_path, uninterrupted)
 
 

@@ -64,7 +64,8 @@ def test_mackey_glass_is_that_of_reservoirpy(reservoirpy):
 
 def test_kuramoto_sivashinsky_is_that_of_reservoirpy(reservoirpy):
     expected = reservoirpy["kuramoto_sivashinsky"]
-    task = flows.KuramotoSivashinsky(points=16, domain=32 * np.pi)
+    # As roughly resolved as this, it does not last long.
+    task = flows.KuramotoSivashinsky(points=16, domain=32 * np.pi, washout=0, length=10, horizon=1)
     actual = task.solve(jnp.asarray(expected[0], jnp.float32), 10)
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
@@ -99,11 +100,12 @@ def test_flows_by_another_integrator(task, derivative):
     np.testing.assert_allclose(actual, expected, atol=1e-2)
 
 
-def test_parameters_that_run_away_are_refused():
+def test_parameters_that_run_away_are_refused(monkeypatch):
     with pytest.raises(TrainError, match="trajectories of the task henon run away with a=2.0"):
         maps.Henon(a=2.0, length=20)
-    with pytest.raises(TrainError, match="narma runs away in 60000 steps on nearly all inputs"):
-        maps.Narma(length=60_000)
+    monkeypatch.setattr(maps, "narma", lambda u: u + 1)
+    with pytest.raises(TrainError, match="narma runs away in 20001 steps on nearly all inputs"):
+        maps.Narma(length=20_001)
     with pytest.raises(TrainError, match="observed of the task lorenz must be from 1 to 3, got 4"):
         flows.Lorenz(observed=4)
 
