@@ -39,7 +39,7 @@ MODELS = ("lru", "s5", "mamba", "gla")
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
 QUICK = (64,)
 ARCHITECTURE = Architecture(hidden_size=32, num_layers=2)
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """The largest relative difference of the losses."""
 
 

@@ -107,8 +107,12 @@ def test_what_is_set_aside_overwrites_nothing(saved):
 
 
 def test_what_is_not_the_checkpoint_s_fault_is_an_error(saved, monkeypatch):
-    def restore(*_, **__):
-        raise MemoryError("out of memory")
+    original = saved._manager.restore
+
+    def restore(step, **options):
+        if step == 4:
+            raise MemoryError("out of memory")
+        return original(step, **options)
 
     monkeypatch.setattr(saved._manager, "restore", restore)
     with pytest.raises(TrainError, match="checkpoints/4 cannot be read: out of memory"):
