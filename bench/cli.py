@@ -131,9 +131,11 @@ class Bench:
         train.write(path, results)
         train.draw(results).savefig(path.with_suffix(".png"), dpi=120, format="png")
         print(f"Wrote {path} and {path.with_suffix('.png')}\n\n{train.table(results)}")
-        for result in results:
-            if result.failure is not None:
-                print(f"{result.model}, {result.steps} steps, {result.label}: {result.failure}")
+        failures = [result for result in results if result.failure is not None]
+        for result in failures:
+            print(f"{result.model}, {result.steps} steps, {result.label}: {result.failure}")
+        if failures:
+            sys.exit(f"{len(failures)} measurements failed and report no time.")
 
     def _default_output(self, device: str) -> Path:
         from fastscan.bench.environment import checkout, slug

@@ -26,7 +26,7 @@ from fastscan.train.presets import without_options
 # What `pip install 'fastscan[EXTRA]'` brings, by the names under which it is imported.
 EXTRAS = {
     "bench": ("matplotlib", "optax", "pytest_benchmark", "tqdm"),
-    "train": ("matplotlib", "optax", "orbax", "sklearn", "tqdm"),
+    "train": ("matplotlib", "optax", "orbax", "PIL", "scipy", "sklearn", "tqdm"),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
     "data": ("datasets",),

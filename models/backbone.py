@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from fastscan.models.dense import dense
-from fastscan.models.layer import Layer
+from fastscan.models.layer import Implementation, Layer
 from fastscan.models.normalise import normalise
 from fastscan.models.pooling import RunningMean
 
@@ -204,6 +204,7 @@ class ResidualBackbone(Layer):
         dropout: float = 0.0,
         prenorm: bool = True,
         remat: bool = False,
+        implementation: Implementation = None,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
@@ -230,6 +231,7 @@ class ResidualBackbone(Layer):
             prenorm: whether the norm stands before the recurrence, or after the skip connection.
             remat: whether the backward pass computes the inside of every block anew instead of
                 keeping it: memory for one block instead of all, for a second forward pass.
+            implementation: how the scan of the pooling runs; a recurrence has its own.
             dtype: of the parameters outside the recurrences.
             key: randomness of the initialisation.
 
@@ -258,7 +260,9 @@ class ResidualBackbone(Layer):
         self.encoder = eqx.nn.Linear(input_size, hidden_size, dtype=dtype, key=encoder_key)
         self.blocks = tuple(blocks)
         self.norm = make_norm(norm, hidden_size, dtype) if prenorm else None
-        self.pool = None if pooling is None else RunningMean(hidden_size, dtype=dtype)
+        self.pool = None
+        if pooling == "mean":
+            self.pool = RunningMean(hidden_size, implementation=implementation, dtype=dtype)
         self.head = eqx.nn.Linear(hidden_size, output_size, dtype=dtype, key=head_key)
         self.remat = remat
         self.input_size = input_size

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from fastscan.train.config import ModelName, TaskName, Train, changed_fields
 from fastscan.train.errors import TrainError
-from fastscan.train.presets import read_config, with_options_of_start
+from fastscan.train.presets import read_config, start, with_options_of_start
 from fastscan.train.rundir import CONFIG, LOG, read_log, write_atomically
+
+# What the grid sets for every run.
+SET_HERE = ("task", "model", "seed", "name", "directory", "resume")
 
 
 @dataclass(frozen=True)
@@ -44,26 +47,44 @@ class Baselines:
     """What all runs have in common."""
 
     def __call__(self) -> None:
-        """Run what is missing, then write and print the table."""
+        """Run what is missing, then write and print the table.
+
+        Raises:
+            TrainError: the options do not go together, or runs failed.
+        """
         from fastscan.train.loop import train
 
+        self._check()
         runs, failures = [], []
-        for config in self.configs():
-            run = finished(config)
-            if run is None:
-                try:
-                    train(config)
-                except TrainError as error:
-                    failures.append(f"{config.name}: {error}")
-                    continue
+        try:
+            for config in self.configs():
                 run = finished(config)
                 if run is None:
-                    return
-            runs.append(run)
-        if runs:
-            self._write(runs)
+                    try:
+                        train(config)
+                    except TrainError as error:
+                        failures.append(f"{config.name}: {error}")
+                        continue
+                    run = finished(config)
+                    if run is None:
+                        return
+                runs.append(run)
+        finally:
+            if runs:
+                self._write(runs)
         if failures:
             raise TrainError("; ".join(failures))
+
+    def _check(self) -> None:
+        if self.seeds < 1:
+            raise TrainError(f"--seeds must be at least 1, got {self.seeds}")
+        before = start(self.train.preset, self.train.config)
+        for name in SET_HERE:
+            if getattr(self.train, name) != getattr(before, name):
+                raise TrainError(
+                    f"--train.{name} is set for every run by the grid: leave it out, and give "
+                    "--tasks, --models, --seeds or --directory"
+                )
 
     def configs(self) -> Iterator[Train]:
         """Return the config of every run, set to go on where there is a part of it."""
@@ -86,7 +107,7 @@ class Baselines:
         with (self.directory / "runs.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(f.name for f in dataclasses.fields(Run))
-            writer.writerows(map(dataclasses.astuple, runs))
+            writer.writerows(dataclasses.astuple(run) for run in runs)
         write_atomically(self.directory / "table.md", table(runs))
         _plot(runs, self.directory / "plot.png")
         print(f"\n{table(runs)}\nwritten to {self.directory}: runs.csv, table.md, plot.png")
@@ -102,7 +123,7 @@ def finished(config: Train) -> Run | None:
     if not (path / CONFIG).exists():
         return None
     saved = read_config(path / CONFIG)
-    if changed := changed_fields(config, saved, start=saved):
+    if changed := changed_fields(config, saved, start=None):
         raise TrainError(
             f"{path} was run with another {', '.join(changed)}: give another --directory"
         )

@@ -5,6 +5,7 @@ import inspect
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 import fastscan
@@ -67,6 +68,22 @@ def make_model(config: Train, task: Task, key: PRNGKeyArray) -> Layer:
     return model
 
 
+def check_implementation(model: Layer, config: Train, task: Task) -> None:
+    """Raise `TrainError` if the config names an implementation that cannot run the model."""
+    if config.implementation is None:
+        return
+    xs = jnp.zeros((task.sequence_length, task.input_size), config.dtype)
+    reset = jnp.zeros(task.sequence_length, bool)
+    run = eqx.filter_jit(lambda model, xs, reset: model(None, xs, reset=reset))
+    try:
+        # An implementation refuses when a program is lowered.
+        run.lower(model, xs, reset)
+    except ValueError as error:
+        raise TrainError(
+            f"--implementation {config.implementation} cannot be used with {config.model}: {error}"
+        ) from error
+
+
 def has_implementations(config: Train) -> bool:
     """Return whether the recurrence can be run in more than one way."""
     layer = models.available()[config.model].layer
@@ -104,6 +121,8 @@ def _make(config: Train, task: Task, implementation: Implementation, key: PRNGKe
             dropout=shape.dropout,
             prenorm=shape.prenorm,
             remat=config.remat,
+            # Of the pooling, a linear scan, which is not run in chunks.
+            implementation="associative" if implementation == "chunked" else implementation,
         ),
         key=key,
         **options,

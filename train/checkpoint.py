@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all."""
 
+import itertools
 import json
 import sys
 import zlib
@@ -15,6 +16,15 @@ from fastscan.train.rundir import write_atomically
 from fastscan.train.step import TrainState
 
 CHECKSUMS = "checksums.json"
+
+
+# What orbax and what it stands on make of damaged files. Other errors, such as those of memory, of
+# permissions and of devices, say nothing about the checkpoint.
+_DAMAGE = (ValueError, KeyError, TypeError, FileNotFoundError)
+
+
+class UnusableCheckpoint(TrainError):
+    """A checkpoint is damaged, or belongs to another model."""
 
 
 class Checkpoints:
@@ -45,8 +55,16 @@ class Checkpoints:
         return self._directory / str(step)
 
     def save(self, step: int, state: TrainState, best: int | None = None) -> None:
-        """Write the state after `step` updates, and drop old ones but for that of step `best`."""
-        self._manager.save(step, args=ocp.args.StandardSave(_named_arrays(state)))
+        """Write the state after `step` updates, and drop old ones but for that of step `best`.
+
+        Raises:
+            TrainError: there is a checkpoint of this step or a later one.
+        """
+        if not self._manager.save(step, args=ocp.args.StandardSave(_named_arrays(state))):
+            raise TrainError(
+                f"{self.path(step)} cannot be written: there is a checkpoint of step "
+                f"{self._manager.latest_step()}"
+            )
         sums = json.dumps(_checksums(self.path(step)), indent=2)
         write_atomically(self.path(step) / CHECKSUMS, sums)
         steps = self.steps()
@@ -54,12 +72,16 @@ class Checkpoints:
             self._manager.delete(old)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """Return the state after `step` updates; `like` gives its structure.
+        """Return the state after `step` updates; `like` gives its structure, and the devices.
 
         Raises:
-            TrainError: the checkpoint is damaged, or is not one of such a state.
+            UnusableCheckpoint: the checkpoint is damaged, or is not one of such a state.
+            TrainError: it cannot be read for another reason.
         """
-        expected = jax.eval_shape(lambda: _named_arrays(like))
+        expected = {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+            for name, array in _named_arrays(like).items()
+        }
         try:
             _verify(self.path(step))
             # Metadata comes in orbax's own mapping, and as None where it is missing.
@@ -67,10 +89,10 @@ class Checkpoints:
             if difference := _difference(found, expected):
                 raise ValueError(difference)
             arrays = self._manager.restore(step, args=ocp.args.StandardRestore(expected))
-        # Whatever orbax and what it stands on make of damaged files.
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
-            raise TrainError(f"{self.path(step)} cannot be read: {reason}") from error
+            kind = UnusableCheckpoint if isinstance(error, _DAMAGE) else TrainError
+            raise kind(f"{self.path(step)} cannot be read: {reason}") from error
         dynamic, static = eqx.partition(like, eqx.is_array)
         leaves = [arrays[name] for name in _named_arrays(like)]
         return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
@@ -78,21 +100,23 @@ class Checkpoints:
     def restore_newest(self, like: TrainState) -> tuple[int, TrainState]:
         """Return the newest checkpoint that can be read, or 0 and `like` where there is none.
 
-        Those that cannot be read are warned of and set aside, beside the folder of checkpoints.
+        Those that are damaged or foreign are warned of and set aside, beside the folder of
+        checkpoints.
 
         Raises:
-            TrainError: there are checkpoints, but none can be read.
+            TrainError: there are checkpoints, but none can be used, or one cannot be read for a
+                reason that need not be its own.
         """
         errors: dict[int, TrainError] = {}
         for step in reversed(self.steps()):
             try:
                 state = self.restore(step, like)
-            except TrainError as error:
+            except UnusableCheckpoint as error:
                 errors[step] = error
                 continue
             for bad, error in errors.items():
                 print(f"fastscan: {error}; going on from step {step}", file=sys.stderr)
-                self.path(bad).rename(self._directory.parent / f"unreadable-{bad}")
+                self.path(bad).rename(_unused(self._directory.parent / f"unreadable-{bad}"))
             self._manager.reload()
             return step, state
         if errors:
@@ -107,6 +131,12 @@ class Checkpoints:
 def _named_arrays(state: TrainState) -> dict[str, jax.Array]:
     paths = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+
+
+def _unused(path: Path) -> Path:
+    """Return the path, or the first of those with a number after it that does not exist."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(p for p in itertools.chain([path], numbered) if not p.exists())
 
 
 def _checksums(folder: Path) -> dict[str, int]:

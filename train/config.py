@@ -1,6 +1,7 @@
 """What a training run can be told. Nothing here needs the packages of the `train` extra."""
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastscan import models
 from fastscan.models.backbone import Mixing, Norm
 from fastscan.train.errors import TrainError
+from fastscan.train.options import fits
 from fastscan.train.task_classes import TaskName
 
 PresetName = Literal["digits", "copy", "scifar", "listops", "imdb"]
@@ -118,7 +120,7 @@ class Train:
     checkpoint_every: int = 50
     """Steps between checkpoints."""
     keep: int = 2
-    """How many of the newest checkpoints to keep, besides the best one."""
+    """How many of the newest checkpoints to keep, besides the one with the best test metric."""
     directory: Path = Path("runs")
     """Folder that holds the runs."""
     name: str | None = None
@@ -142,7 +144,7 @@ class Train:
 
 def check(config: Train) -> None:
     """Raise `TrainError` if a number is out of its range."""
-    architecture, optimizer = config.architecture, config.optimizer
+    architecture = config.architecture
     counts = {
         "steps": config.steps,
         "batch-size": config.batch_size,
@@ -156,15 +158,40 @@ def check(config: Train) -> None:
         "architecture.num-layers": architecture.num_layers,
         "architecture.num-heads": architecture.num_heads,
         "architecture.feedforward": architecture.feedforward,
-        "optimizer.plateau-patience": optimizer.plateau_patience,
     }
     for option, value in counts.items():
         if value is not None and value < 1:
             raise TrainError(f"--{option} must be at least 1, got {value}")
+    if not 0 <= config.seed < 2**32:
+        raise TrainError(f"--seed must be from 0 to 2^32 - 1, got {config.seed}")
+    if not 0 <= architecture.dropout < 1:
+        raise TrainError(
+            f"--architecture.dropout must be at least 0 and below 1, got {architecture.dropout}"
+        )
     if config.batch_size % config.accumulate:
         raise TrainError(
             f"--accumulate {config.accumulate} must divide --batch-size {config.batch_size}"
         )
+    check_optimizer(config.optimizer)
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raise `TrainError` if a number is out of its range."""
+    if optimizer.plateau_patience < 1:
+        raise TrainError(
+            f"--optimizer.plateau-patience must be at least 1, got {optimizer.plateau_patience}"
+        )
+    rates = {
+        "learning-rate": optimizer.learning_rate,
+        "recurrent-factor": optimizer.recurrent_factor,
+        "weight-decay": optimizer.weight_decay,
+        "final-rate": optimizer.final_rate,
+    }
+    for option, value in rates.items():
+        if not 0 <= value < math.inf:
+            raise TrainError(f"--optimizer.{option} must be finite and at least 0, got {value}")
+    if optimizer.clip is not None and not optimizer.clip > 0:
+        raise TrainError(f"--optimizer.clip must be above 0, or None, got {optimizer.clip}")
     if not 0 < optimizer.plateau_factor < 1:
         raise TrainError(
             f"--optimizer.plateau-factor must be between 0 and 1, got {optimizer.plateau_factor}"
@@ -190,7 +217,7 @@ PLACEMENT = (
 )
 
 
-def to_json(config: Train) -> dict[str, Any]:
+def to_json(config: Any) -> dict[str, Any]:
     """Return what must be kept to repeat the run, as JSON types."""
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in PLACEMENT}
 
@@ -199,7 +226,7 @@ def from_json(values: dict[str, Any], cls: type = Train) -> Any:
     """Return the config that `to_json` wrote.
 
     Raises:
-        ValueError: a field is not one of this version's.
+        ValueError: a field is not one of this version's, or its value is not of the field's type.
     """
     types = typing.get_type_hints(cls)
     if unknown := values.keys() - {f.name for f in dataclasses.fields(cls)}:
@@ -208,23 +235,28 @@ def from_json(values: dict[str, Any], cls: type = Train) -> Any:
     def read(name: str, value: Any) -> Any:
         if dataclasses.is_dataclass(types[name]):
             return from_json(value, types[name])
-        return tuple(value) if isinstance(value, list) else value
+        value = tuple(value) if isinstance(value, list) else value
+        if not fits(value, types[name]):
+            raise ValueError(f"{cls.__name__}.{name} cannot be {value!r}")
+        return value
 
     return cls(**{name: read(name, value) for name, value in values.items()})
 
 
-def changed_fields(config: Any, saved: Any, start: Any, prefix: str = "") -> list[str]:
+def changed_fields(config: Any, saved: Any, start: Any | None, prefix: str = "") -> list[str]:
     """Return the options of `config` that were set to something else than `saved` has.
 
-    An option that is what `start` has counts as not set, and so do no options.
+    An option that is what `start` has counts as not set, and so do no options; where `start` is
+    None, all of them count.
     """
     changed = []
     for f in dataclasses.fields(config):
-        ours, theirs, default = (getattr(c, f.name) for c in (config, saved, start))
+        ours, theirs = (getattr(c, f.name) for c in (config, saved))
+        default = None if start is None else getattr(start, f.name)
         if f.name in PLACEMENT:
             continue
         if dataclasses.is_dataclass(ours):
             changed += changed_fields(ours, theirs, default, f"{prefix}{f.name}.")
-        elif ours not in (theirs, default, ()):
+        elif ours != theirs and (start is None or ours not in (default, ())):
             changed.append(f"--{prefix}{f.name}".replace("_", "-"))
     return changed

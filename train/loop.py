@@ -15,14 +15,14 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 from tqdm import tqdm
 
-from fastscan.train.build import make_model, make_task
+from fastscan.train.build import check_implementation, make_model, make_task
 from fastscan.train.checkpoint import Checkpoints
 from fastscan.train.comparison import compare_implementations
 from fastscan.train.config import Train, check
 from fastscan.train.errors import TrainError
 from fastscan.train.language import AnyRun
 from fastscan.train.optimizer import make_optimizer
-from fastscan.train.rundir import LOG, Log, create_run, find_run, plot_curves, read_log
+from fastscan.train.rundir import LOG, Log, create_run, find_run, locked, plot_curves, read_log
 from fastscan.train.step import Sums, TrainState, init_state, make_evaluate, make_train_step
 from fastscan.train.tasks import Batch, Task
 from fastscan.train.termination import Termination
@@ -49,7 +49,9 @@ def train(config: Train) -> TrainState:
     task = make_task(config)
     model_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     optimizer = make_optimizer(config.optimizer, config.steps, config.evaluate_every)
-    state = init_state(make_model(config, task, model_key), optimizer)
+    model = make_model(config, task, model_key)
+    check_implementation(model, config, task)
+    state = init_state(model, optimizer)
 
     # Only now, so that an option that does not work leaves no folder behind.
     if not config.resume:
@@ -57,12 +59,18 @@ def train(config: Train) -> TrainState:
     train_step = make_train_step(task, optimizer, config)
     evaluate = make_evaluate(task, config)
     run = Run(config, path, task, train_step, evaluate, dropout_key)
-    finished, state = run.finish(state)
-    if finished and config.compare:
+
+    def compare(state: TrainState) -> None:
         batch = task.train_batch(config.seed, 0, config.batch_size)
-        comparison = compare_implementations(config, task, optimizer, state.model, batch)
+        try:
+            comparison = compare_implementations(config, task, optimizer, state.model, batch)
+        # Plain JAX may take more memory than there is.
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            print(f"the comparison with plain JAX failed: {str(error).partition(chr(10))[0]}")
+            return
         print(comparison or f"{config.model} runs in one way only: nothing to compare with")
-    return state
+
+    return run.finish(state, compare if config.compare else None)[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,23 +84,36 @@ class Run:
     evaluate: Callable[[Any, Any], Sums]
     dropout_key: PRNGKeyArray
 
-    def finish(self, state: TrainState) -> tuple[bool, TrainState]:
-        """Train and report; return whether that went to the end, and the state."""
-        step, state = self.train(state)
-        if step < self.config.steps:
-            print(
-                f"stopped by SIGTERM after step {step}, which is saved: --resume goes on",
-                flush=True,
-            )
-            return False, state
-        self.report()
-        return True, state
+    def finish(
+        self, state: TrainState, at_end: Callable[[TrainState], None] | None = None
+    ) -> tuple[bool, TrainState]:
+        """Train and report; return whether that went to the end, and the state.
 
-    def train(self, state: TrainState) -> tuple[int, TrainState]:
+        Args:
+            state: what a new run starts from.
+            at_end: called with the state of a run that went to the end.
+
+        Raises:
+            TrainError: another process trains this run, or the loss is no longer a number.
+        """
+        with locked(self.path), Termination() as termination:
+            stopped, state = self.train(state, termination)
+            if stopped is not None:
+                print(
+                    f"stopped by SIGTERM after step {stopped}, which is saved: --resume goes on",
+                    flush=True,
+                )
+                return False, state
+            self.report()
+            if at_end is not None and not termination.requested:
+                at_end(state)
+            return True, state
+
+    def train(self, state: TrainState, termination: Termination) -> tuple[int | None, TrainState]:
         """Go on from the newest checkpoint, or from `state` where there is none.
 
-        Returns the state after the last step, or after the one during which SIGTERM came, and how
-        many steps that were.
+        Returns the step during which SIGTERM came, if it did, and the state after that step or
+        the last one.
         """
         config, task = self.config, self.task
         with contextlib.ExitStack() as stack:
@@ -104,12 +125,19 @@ class Run:
             trackers = open_trackers(config, self.path, start)
             for tracker in trackers:
                 stack.callback(tracker.close)
-            termination = stack.enter_context(Termination())
             bar = stack.enter_context(_progress_bar(start, config.steps))
 
             record = _Recorder(task, log, trackers)
             unread: dict[int, Array] = {}
             shown: dict[str, str] = {}
+
+            def evaluate(step: int) -> None:
+                test_batches = task.test_batches(config.batch_size)
+                shown.update(record(step, "test", self.evaluate(state.model, test_batches)))
+
+            # SIGTERM leaves an evaluation out, since it may take longer than is left.
+            if start and self._evaluates(start) and not log.has_test(start):
+                evaluate(start)
             for step in range(start + 1, config.steps + 1):
                 batch = task.train_batch(config.seed, step - 1, config.batch_size)
                 key = jax.random.fold_in(self.dropout_key, step)
@@ -118,23 +146,29 @@ class Run:
                 record.tokens += batch.mask.size
                 last = step == config.steps
                 improved = False
-                if last or step % config.log_every == 0:
+                evaluates = self._evaluates(step)
+                if last or evaluates or step % config.log_every == 0:
                     self._check_losses(unread, checkpoints)
-                    shown |= record(step, "train", sums)
-                if last or step % config.evaluate_every == 0:
-                    test_batches = task.test_batches(config.batch_size)
-                    shown |= record(step, "test", self.evaluate(state.model, test_batches))
+                if last or step % config.log_every == 0:
+                    shown.update(record(step, "train", sums))
+                # It may come at any time, and all of what follows has to agree on whether it has.
+                stop = termination.requested
+                if evaluates and not stop:
+                    evaluate(step)
                     improved = log.best_step(task.metric_name, task.higher_is_better) == step
                 bar.set_postfix(shown, refresh=False)
                 bar.update()
-                if last or improved or step % config.checkpoint_every == 0 or termination.requested:
+                if last or improved or step % config.checkpoint_every == 0 or stop:
                     self._check_losses(unread, checkpoints)
                     self._check_parameters(state, step, checkpoints)
                     best = log.best_step(task.metric_name, task.higher_is_better)
                     checkpoints.save(step, state, best)
-                if termination.requested:
+                if stop:
                     return step, state
-            return config.steps, state
+            return None, state
+
+    def _evaluates(self, step: int) -> bool:
+        return step == self.config.steps or step % self.config.evaluate_every == 0
 
     def _check_losses(self, unread: dict[int, Array], checkpoints: Checkpoints) -> None:
         for step, loss in unread.items():
@@ -143,9 +177,12 @@ class Run:
         unread.clear()
 
     def _check_parameters(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
-        for leaf in jax.tree.leaves(eqx.filter(state.model, eqx.is_inexact_array)):
-            if not np.isfinite(leaf).all():
-                what = f"the update of step {step} left parameters that are no numbers"
+        arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_inexact_array))
+        for path, leaf in arrays:
+            name = jax.tree_util.keystr(path)
+            # The best value of a plateau is infinite before the first one.
+            if not name.endswith(".best_value") and not np.isfinite(leaf).all():
+                what = f"the update of step {step} left values in {name} that are no numbers"
                 raise self._diverged(what, checkpoints)
 
     def _diverged(self, what: str, checkpoints: Checkpoints) -> TrainError:

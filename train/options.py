@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import types
+import typing
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -46,6 +48,24 @@ def parse(
             )
         values[key] = _value(text)
     return values
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value is of a type: a class, or a literal, a union or a tuple of any length.
+
+    Whole numbers are of type float too, and `True` and `False` are no numbers.
+    """
+    arguments = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case typing.Literal:
+            return value in arguments
+        case typing.Union | types.UnionType:
+            return any(fits(value, argument) for argument in arguments)
+        case origin if origin is tuple:
+            return isinstance(value, tuple) and all(fits(item, arguments[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, type(None) if hint is None else hint)
 
 
 def _value(text: str) -> Any:

@@ -25,11 +25,14 @@ _MINIMAL_LRU = Train(
 )
 
 
-def _minimal_lru(task: str, examples: int, epochs: int, **architecture) -> Train:
+def _minimal_lru(
+    task: str, examples: int, epochs: int, options: tuple[str, ...] = (), **architecture
+) -> Train:
     per_epoch = -(-examples // _MINIMAL_LRU.batch_size)
     return dataclasses.replace(
         _MINIMAL_LRU,
         task=task,
+        task_options=options,
         steps=epochs * per_epoch,
         evaluate_every=per_epoch,
         checkpoint_every=per_epoch,
@@ -40,9 +43,10 @@ def _minimal_lru(task: str, examples: int, epochs: int, **architecture) -> Train
 PRESETS = {
     "digits": Train(model_options=("state_size=128", "r_min=0.9", "r_max=0.999")),
     "copy": _minimal_lru("copy", examples=20_000, epochs=4, pooling=None),
-    "scifar": _minimal_lru("scifar", examples=45_000, epochs=180),
-    "listops": _minimal_lru("lra_listops", examples=96_000, epochs=40),
-    "imdb": _minimal_lru("imdb", examples=25_000, epochs=35),
+    "scifar": _minimal_lru("scifar", examples=50_000, epochs=180),
+    # One sequence a row, so that a batch is as many sequences as there.
+    "listops": _minimal_lru("lra_listops", 96_000, 40, options=("padding=true",)),
+    "imdb": _minimal_lru("imdb", 25_000, 35, options=("padding=true",)),
 }
 """The recipes by name: each is the config that it stands for."""
 

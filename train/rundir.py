@@ -1,9 +1,14 @@
 """The folder of a run: its config, its log and its pictures."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +21,7 @@ Config = TypeVar("Config", Train, TrainLM)
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
+LOCK = "lock"
 
 
 def find_run(config: Config) -> tuple[Path, Config]:
@@ -28,15 +34,48 @@ def find_run(config: Config) -> tuple[Path, Config]:
     if config.resume:
         return _existing_run(config)
     path = config.directory / config.name if config.name else _unused(config)
-    if path.exists():
-        raise TrainError(f"{path} exists: give --resume to continue it, or another --name")
+    # An empty folder is in nobody's way.
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise TrainError(_exists(path))
     return path, config
 
 
 def create_run(path: Path, config: AnyRun) -> None:
-    """Make the folder of a new run, with its config."""
-    path.mkdir(parents=True)
-    write_atomically(path / CONFIG, json.dumps(to_json(config), indent=2) + "\n")
+    """Make the folder of a new run, with its config: both or none.
+
+    Raises:
+        TrainError: another process has just made one there.
+    """
+    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
+    write_atomically(partial / CONFIG, json.dumps(to_json(config), indent=2) + "\n")
+    try:
+        partial.rename(path)
+    except OSError:
+        shutil.rmtree(partial)
+        raise TrainError(_exists(path)) from None
+
+
+def _exists(path: Path) -> str:
+    return f"{path} exists: give --resume to continue it, or another --name"
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from writing into the folder of a run; a process that ends lets go.
+
+    Raises:
+        TrainError: another one writes into it.
+    """
+    with (path / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainError(
+                f"{path} is being trained by another process, which holds {path / LOCK}: wait for "
+                "it, or give another --name"
+            ) from None
+        yield
 
 
 def _base_name(config: AnyRun) -> str:
@@ -58,7 +97,7 @@ def _existing_run(config: Config) -> tuple[Path, Config]:
     if config.name:
         path = config.directory / config.name
     else:
-        runs = _numbered(config)
+        runs = {n: p for n, p in _numbered(config).items() if (p / CONFIG).exists()}
         if not runs:
             raise TrainError(
                 f"there is no run of {_base_name(config)} in {config.directory} to resume: leave "
@@ -88,11 +127,15 @@ class Log:
         """Open the log, and drop the records that a resumed run is going to write again."""
         self._path = path
         self.records: list[dict[str, Any]] = [r for r in read_log(path) if r["step"] <= start]
-        write_atomically(path, "".join(json.dumps(r) + "\n" for r in self.records))
+        write_atomically(path, "".join(map(_line, self.records)))
 
     def seconds(self) -> float:
         """Return how long the run had taken at the last record."""
         return self.records[-1]["seconds"] if self.records else 0.0
+
+    def has_test(self, step: int) -> bool:
+        """Return whether the run was evaluated after that step."""
+        return any(r["step"] == step and r["split"] == "test" for r in self.records)
 
     def best_step(self, metric: str, higher_is_better: bool) -> int | None:
         """Return the first step whose test metric is the best one so far; None is no test yet."""
@@ -104,7 +147,16 @@ class Log:
         """Append one record."""
         self.records.append(record)
         with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_line(record))
+
+
+def _line(record: dict[str, Any]) -> str:
+    """Return JSON, in which numbers that are none are null."""
+
+    def readable(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps({k: readable(v) for k, v in record.items()}, allow_nan=False) + "\n"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -114,10 +166,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text().splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             # The process was killed while it wrote this one, which is therefore the last.
             break
+        records.append({k: math.nan if v is None else v for k, v in record.items()})
     return records
 
 

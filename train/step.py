@@ -83,7 +83,15 @@ def make_train_step(
         carry, sums = _sums(task, model, carry, batch, keys, config.dtype)
         return sums.loss / count, (carry, sums)
 
+    def mean_loss_of_window(model, carry, first, batch, keys, count):
+        # The initial carry is made in here, since a model may learn it.
+        initial = jax.tree.map(
+            lambda leaf, after: jnp.where(first, leaf, after), model.init_carry(), carry
+        )
+        return mean_loss(model, initial, batch, keys, count)
+
     gradient_of_mean = eqx.filter_grad(mean_loss, has_aux=True)
+    gradient_of_window = eqx.filter_grad(mean_loss_of_window, has_aux=True)
 
     def whole(model, batch, keys, count):
         gradient, (_, sums) = gradient_of_mean(model, None, batch, keys, count)
@@ -96,7 +104,9 @@ def make_train_step(
         def one(carry, index_and_window):
             index, window = index_and_window
             window_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-            gradient, (carry, sums) = gradient_of_mean(model, carry, window, window_keys, count)
+            gradient, (carry, sums) = gradient_of_window(
+                model, carry, index == 0, window, window_keys, count
+            )
             return carry, (gradient, sums)
 
         initial = jax.tree.map(
@@ -112,7 +122,8 @@ def make_train_step(
             return gradient_of_part(model, batch, keys, count)
 
         def one(_, part):
-            return (), gradient_of_part(model, *part, count)
+            batch, keys = part
+            return (), gradient_of_part(model, batch, keys, count)
 
         parts = jax.tree.map(lambda leaf: _cut(leaf, 0, config.accumulate), (batch, keys))
         return _add_up(one, (), parts)

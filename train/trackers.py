@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from fastscan.train.config import to_json
 from fastscan.train.errors import TrainError
 from fastscan.train.language import AnyRun
+from fastscan.train.rundir import write_atomically
 
 
 class Tracker(Protocol):
@@ -43,18 +44,29 @@ class WandB:
     """A run of the project "fastscan" in Weights & Biases."""
 
     def __init__(self, module: ModuleType, path: Path, config: AnyRun):
-        """Begin the run, or go on with the one that this folder began."""
+        """Begin the run, or go on with the one that this folder began.
+
+        Raises:
+            TrainError: the service cannot be reached, or does not know the user.
+        """
         name = path / "wandb-id"
         if not name.exists():
-            name.write_text(uuid.uuid4().hex)
-        self._run = module.init(
-            project="fastscan",
-            name=path.name,
-            id=name.read_text(),
-            resume="allow",
-            dir=str(path),
-            config=to_json(config),
-        )
+            write_atomically(name, uuid.uuid4().hex)
+        try:
+            self._run = module.init(
+                project="fastscan",
+                name=path.name,
+                id=name.read_text(),
+                resume="allow",
+                dir=str(path),
+                config=to_json(config),
+            )
+        # Of the network, of the account, of the process that it starts.
+        except Exception as error:
+            raise TrainError(
+                f"--wandb: {str(error).strip() or type(error).__name__}; to send the log later, "
+                "set WANDB_MODE=offline"
+            ) from error
 
     def write(self, record: dict[str, Any]) -> None:
         """Send one record."""

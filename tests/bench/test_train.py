@@ -1,11 +1,14 @@
 import json
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 from fastscan.bench import train
+from fastscan.bench.cli import Bench
 from fastscan.bench.train import Result
-from fastscan.train import Architecture
+from fastscan.train import Architecture, step
 
 RESULTS = [
     Result("lru", 1_000_000, "fastscan", 2.0, 3 * 2**30, [2.5, 2.0, 4.0]),
@@ -13,18 +16,45 @@ RESULTS = [
 ]
 
 
-def test_measures_what_fits(monkeypatch):
-    """Two ways, of which the second one finds that the memory has shrunk."""
+def test_what_does_not_fit_is_not_run(monkeypatch):
     monkeypatch.setattr(train, "ARCHITECTURE", Architecture(hidden_size=2, num_layers=1))
-    sizes = iter([2**30, 1000])
-    monkeypatch.setattr(train, "_physical_memory", lambda: next(sizes))
+    monkeypatch.setattr(train, "_physical_memory", lambda: 1000)
+    monkeypatch.setattr(train, "find_baseline", lambda *_: None)
+    (ours,) = train.run((8,), 0.0, ("lru",))
+    assert ours.failure is not None and ours.failure.startswith("MemoryError: needs")
+
+
+def test_measures_what_has_the_right_gradient(monkeypatch):
+    """Two ways, of which that of the baseline has the wrong sign."""
+    monkeypatch.setattr(train, "ARCHITECTURE", Architecture(hidden_size=2, num_layers=1))
+    made = []
+
+    def make(task, optimizer, config):
+        made.append(optimizer)
+        sign = 1 if len(made) == 1 else -1
+
+        def update(updates, state, params=None, **values):
+            updates = jax.tree.map(lambda leaf: sign * leaf, updates)
+            return optimizer.update(updates, state, params, **values)
+
+        return step.make_train_step(
+            task, optax.GradientTransformationExtraArgs(optimizer.init, update), config
+        )
+
+    monkeypatch.setattr(train, "make_train_step", make)
     ours, baseline = train.run((8,), 0.0, ("lru",))
     assert (ours.label, baseline.label) == ("fastscan", "associative")
     assert ours.failure is None and len(ours.samples) == 3
     assert ours.tokens_per_second == 8 / sorted(ours.samples)[1]
     # Parameters with their two moments, before and after.
     assert ours.memory is not None and ours.memory > 3000
-    assert baseline.failure is not None and baseline.failure.startswith("MemoryError: needs")
+    assert baseline.failure is not None and "its loss is" in baseline.failure
+
+
+def test_a_failure_is_the_exit_of_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "run", lambda *_: RESULTS)
+    with pytest.raises(SystemExit, match="1 measurements failed and report no time"):
+        Bench("train", quick=True, output=tmp_path / "train.json")()
 
 
 def test_an_unknown_model_is_an_error():

@@ -83,6 +83,35 @@ def test_another_grid_needs_another_folder(grid, ran):
         other()
 
 
+def test_other_options_of_the_model_are_another_grid(grid, ran):
+    """Those that are left out too."""
+    options = dataclasses.replace(grid.train, model_options=("state_size=4",))
+    dataclasses.replace(grid, train=options, models=("lru",))()
+    with pytest.raises(TrainError, match="seed0 was run with another --model-options"):
+        grid()
+
+
+def test_what_the_grid_sets_cannot_be_given(grid):
+    with pytest.raises(TrainError, match="--train.seed is set for every run by the grid"):
+        dataclasses.replace(grid, train=dataclasses.replace(grid.train, seed=3))()
+    with pytest.raises(TrainError, match="--seeds must be at least 1, got 0"):
+        dataclasses.replace(grid, seeds=0)()
+
+
+def test_what_was_finished_is_tabulated_whatever_comes(grid, ran, monkeypatch):
+    works = loop.train
+
+    def train(config):
+        if config.seed == 1:
+            raise KeyboardInterrupt
+        works(config)
+
+    monkeypatch.setattr(loop, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        grid()
+    assert (grid.directory / "table.md").read_text().count("| digits |") == 1
+
+
 def test_a_run_that_fails_does_not_stop_the_others(grid, ran, monkeypatch):
     works = loop.train
 

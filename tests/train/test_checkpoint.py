@@ -85,6 +85,46 @@ def test_damage_without_checksums_is_an_error_too(saved):
         saved.restore(4, state(0))
 
 
+def test_one_of_another_device_is_read_onto_this_one(saved):
+    (saved.path(4) / CHECKSUMS).unlink()
+    sharding = saved.path(4) / "default" / "_sharding"
+    content = sharding.read_text()
+    elsewhere = content.replace("cpu:0", "cuda:3").replace("TFRT_CPU_0", "cuda:3")
+    assert elsewhere != content
+    sharding.write_text(elsewhere)
+    restored = saved.restore(4, state(0))
+    assert value_of(restored) == 4 and restored.model.weight.devices() == {jax.devices()[0]}
+
+
+def test_what_is_set_aside_overwrites_nothing(saved):
+    aside = saved.path(4).parent.parent / "unreadable-4"
+    aside.mkdir()
+    (aside / "from-before").touch()
+    (saved.path(4) / "default" / "_METADATA").unlink()
+    assert saved.restore_newest(state(0))[0] == 3
+    assert (aside / "from-before").exists()
+    assert (aside.with_name("unreadable-4-2") / CHECKSUMS).exists()
+
+
+def test_what_is_not_the_checkpoint_s_fault_is_an_error(saved, monkeypatch):
+    original = saved._manager.restore
+
+    def restore(step, **options):
+        if step == 4:
+            raise MemoryError("out of memory")
+        return original(step, **options)
+
+    monkeypatch.setattr(saved._manager, "restore", restore)
+    with pytest.raises(TrainError, match="checkpoints/4 cannot be read: out of memory"):
+        saved.restore_newest(state(0))
+    assert saved.steps() == [1, 3, 4]
+
+
+def test_a_step_is_saved_once(saved):
+    with pytest.raises(TrainError, match="3 cannot be written: there is a checkpoint of step 4"):
+        saved.save(3, state(3))
+
+
 def test_a_foreign_one_says_what_differs(saved):
     with pytest.raises(TrainError, match=r"\.model\.weight is float32\[1, 3\].*float32\[1, 5\]"):
         saved.restore(4, state(0, size=5))

@@ -132,6 +132,13 @@ def test_windows_hand_on_the_carry_and_cut_the_gradient():
     np.testing.assert_allclose(sums.means()[0], value, rtol=1e-5)
 
 
+def test_windows_train_the_initial_state():
+    """Where there is no reset, which would put it into the window again."""
+    config = Train(model="spherical", window=TIME, architecture=Architecture(3, 1, mixing="none"))
+    gradient, _ = make_update(config)(BATCH._replace(reset=None))
+    assert jnp.max(jnp.abs(gradient.blocks[0].recurrence.h0)) > 1e-3
+
+
 def test_a_batch_where_nothing_counts_changes_nothing(plain_update):
     batch = BATCH._replace(mask=jnp.zeros_like(BATCH.mask), targets=BATCH.targets * jnp.nan)
     gradient, sums = plain_update(batch)

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from fastscan.train import Architecture, Train, TrainError
+from fastscan.train import Architecture, Optimizer, Train, TrainError, loop
 from fastscan.train.checkpoint import Checkpoints
-from fastscan.train.loop import train
+from fastscan.train.loop import Run, train
+from fastscan.train.optimizer import make_optimizer
 from fastscan.train.presets import PRESETS
+from fastscan.train.step import TrainState
 from fastscan.train.tasks.digits import Digits
 
 # Dropout, so that the random numbers have to be resumed as well.
@@ -94,7 +98,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_run_leaves_its_config_log_curves_and_checkpoints(uninterrupted, capsys):
     directory, state = uninterrupted
     written = {path.name for path in (directory / "run").iterdir()}
-    assert written == {"config.json", "log.jsonl", "curves.png", "checkpoints"}
+    assert written == {"config.json", "log.jsonl", "curves.png", "checkpoints", "lock"}
     log = records(directory)
     assert [r["step"] for r in log if r["split"] == "train"] == list(range(1, 9))
     assert [r["step"] for r in log if r["split"] == "test"] == [4, 8]
@@ -128,13 +132,45 @@ def test_resumed_run_has_the_same_bits(uninterrupted, tmp_path, monkeypatch, ste
 
 
 def test_sigterm_saves_and_ends(uninterrupted, tmp_path, monkeypatch, capsys):
+    """Without the evaluation that was due, which the resumed run makes up for."""
     with monkeypatch.context() as patch:
-        at_step(patch, 5, terminate)
+        at_step(patch, 4, terminate)
         train(dataclasses.replace(SMALL, directory=tmp_path))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert "stopped by SIGTERM after step 5, which is saved" in capsys.readouterr().out
-    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == 5
+    assert "stopped by SIGTERM after step 4, which is saved" in capsys.readouterr().out
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == 4
+    assert [r["split"] for r in records(tmp_path)] == ["train"] * 4
     assert_resumes(tmp_path, uninterrupted)
+
+
+def test_a_finished_run_whose_log_is_gone_is_evaluated_again(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted[0] / "run", tmp_path / "run")
+    (tmp_path / "run" / "log.jsonl").unlink()
+    train(Train(directory=tmp_path, name="run", resume=True, compare=False))
+    assert records(tmp_path) == records(uninterrupted[0])[-1:]
+
+
+def test_a_comparison_that_does_not_fit_costs_nothing(uninterrupted, monkeypatch, capsys):
+    def compare(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(loop, "compare_implementations", compare)
+    train(Train(directory=uninterrupted[0], name="run", resume=True))
+    assert "plain JAX failed: RESOURCE_EXHAUSTED: Out of" in capsys.readouterr().out
+
+
+def test_a_state_of_the_optimiser_that_is_no_number_is_not_saved(tmp_path):
+    plateau = Optimizer(schedule="plateau")
+    optimizer = make_optimizer(plateau, 10)
+    model = {"weight": jnp.ones(2)}
+    good = TrainState(model, optimizer.init(model))
+    run: Any = Run(SMALL, tmp_path, *[None] * 4)  # pyright: ignore[reportArgumentType]
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    run._check_parameters(good, 1, checkpoints)
+    bad = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.shape == (2,) else leaf, good)
+    bad = TrainState(model, bad.optimizer_state)
+    with pytest.raises(TrainError, match="step 1 left values in .optimizer_state.* no numbers"):
+        run._check_parameters(bad, 1, checkpoints)
 
 
 def test_resuming_a_finished_run_changes_nothing(uninterrupted, capsys):

@@ -1,6 +1,7 @@
 """What the command line makes of options, presets and configs of other runs."""
 
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ import pytest
 from fastscan import models
 from fastscan.cli import main, parse_command
 from fastscan.train import Architecture, Train, TrainError
-from fastscan.train.build import make_model, make_task
+from fastscan.train.build import check_implementation, make_model, make_task, with_implementation
 from fastscan.train.config import to_json
 from fastscan.train.optimizer import make_optimizer
 from fastscan.train.options import merge, parse
@@ -109,6 +110,29 @@ def test_resuming_a_preset_is_no_change(tmp_path):
 def test_errors_name_the_option(config, message):
     with pytest.raises(TrainError, match=message):
         make_model(config, make_task(config), jax.random.key(0))
+
+
+def test_the_pooling_is_run_as_the_recurrence():
+    architecture = Architecture(hidden_size=4, num_layers=1, pooling="mean")
+    config = Train(implementation="scan", architecture=architecture)
+    task = make_task(Train(task_options=("digits_per_sequence=1",)))
+    model: Any = eqx.filter_eval_shape(make_model, config, task, jax.random.key(0))
+    assert model.pool.implementation == "scan"
+    other: Any = with_implementation(model, config, task, "associative")
+    assert other.pool.implementation == "associative"
+
+
+def test_an_implementation_that_cannot_run_the_model_is_refused():
+    config = Train(
+        model="gla",
+        implementation="associative",
+        task_options=("digits_per_sequence=1",),
+        architecture=Architecture(hidden_size=2, num_layers=1),
+    )
+    task = make_task(config)
+    model = make_model(config, task, jax.random.key(0))
+    with pytest.raises(TrainError, match="associative cannot be used with gla: linear_attention"):
+        check_implementation(model, config, task)
 
 
 def shapes(tree):

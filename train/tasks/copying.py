@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
-from fastscan.train.tasks.generated import Episode, Episodic, at_least, one_hot
-from fastscan.train.tasks.task import Classification
+from fastscan.train.tasks.generated import Episode, Episodic, at_least
+from fastscan.train.tasks.task import Classification, one_hot
 
 
 @dataclass(frozen=True, kw_only=True)

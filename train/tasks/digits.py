@@ -5,6 +5,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from fastscan.train.errors import TrainError
+from fastscan.train.options import fits
 from fastscan.train.tasks.task import Batch, Classification
 
 SIDE = 8
@@ -32,7 +34,17 @@ class Digits(Classification):
     name = "digits"
 
     def __init__(self, digits_per_sequence: int = 64, test_fraction: float = 0.2):
-        """Load the digits and split them."""
+        """Load the digits and split them.
+
+        Raises:
+            TrainError: an option is out of its range.
+        """
+        if not fits(digits_per_sequence, int) or digits_per_sequence < 1:
+            raise TrainError(
+                f"digits_per_sequence must be a whole number from 1 on, got {digits_per_sequence!r}"
+            )
+        if not fits(test_fraction, float) or not 0 < test_fraction < 1:
+            raise TrainError(f"test_fraction must be between 0 and 1, got {test_fraction!r}")
         images, labels = load_digits(return_X_y=True)
         images = images.reshape(-1, SIDE, SIDE).astype(np.float32) / 8 - 1
         (

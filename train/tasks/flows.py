@@ -37,9 +37,9 @@ class Flow(Forecasting):
     horizon: int = 10
     """How many samples ahead the forecast is."""
 
-    def __post_init__(self):
-        """Check the options."""
-        super().__post_init__()
+    def check_options(self) -> None:
+        """Raise `TrainError` if an option is out of its range."""
+        super().check_options()
         at_least(self, substeps=1)
         if self.interval <= 0:
             raise TrainError(f"interval must be positive, got {self.interval}")
@@ -117,9 +117,9 @@ class Lorenz96(Flow):
     substeps: int = 1
     """Steps of the integration between two samples."""
 
-    def __post_init__(self):
-        """Check the options."""
-        super().__post_init__()
+    def check_options(self) -> None:
+        """Raise `TrainError` if an option is out of its range."""
+        super().check_options()
         at_least(self, sites=4)
 
     @property
@@ -235,9 +235,9 @@ class MackeyGlass(Forecasting):
     horizon: int = 10
     """How many samples ahead the forecast is."""
 
-    def __post_init__(self):
-        """Check the options."""
-        super().__post_init__()
+    def check_options(self) -> None:
+        """Raise `TrainError` if an option is out of its range."""
+        super().check_options()
         at_least(self, tau=1, n=1, substeps=1)
 
     def trajectory(self, key: PRNGKeyArray, samples: int) -> Float[Array, "samples 1"]:
@@ -285,9 +285,9 @@ class KuramotoSivashinsky(Forecasting):
     washout: int = 400
     """Samples that are left out at the start."""
 
-    def __post_init__(self):
-        """Check the options."""
-        super().__post_init__()
+    def check_options(self) -> None:
+        """Raise `TrainError` if an option is out of its range."""
+        super().check_options()
         at_least(self, points=16)
         if self.points % 2:
             raise TrainError(f"points must be an even number, got {self.points}")

@@ -1,6 +1,7 @@
 """Forecasting of a dynamical system: what the tasks of `maps` and `flows` share."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,8 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from fastscan.train.errors import TrainError
 from fastscan.train.tasks.generated import Episode, Episodic, at_least
 from fastscan.train.tasks.task import Batch, Regression
+
+# Trajectories that must not run away.
+TRIALS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +43,35 @@ class Forecasting(Episodic, Regression):
     def __post_init__(self):
         """Check the options."""
         super().__post_init__()
+        self.check_options()
+        self._check_trajectories()
+
+    def check_options(self) -> None:
+        """Raise `TrainError` if an option is out of its range."""
         at_least(self, length=1, horizon=1, washout=0)
-        if self.observed is not None:
-            at_least(self, observed=1)
+        if self.observed is not None and not 1 <= self.observed <= self.coordinates:
+            raise TrainError(
+                f"observed of the task {self.name} must be from 1 to {self.coordinates}, got "
+                f"{self.observed}"
+            )
+
+    def _check_trajectories(self) -> None:
+        """Raise `TrainError` if trajectories run away, which those of the defaults do not."""
+        common = {option.name for option in dataclasses.fields(Forecasting)}
+        changed = [
+            f"{option.name}={getattr(self, option.name)}"
+            for option in dataclasses.fields(self)
+            if option.name not in common and getattr(self, option.name) != option.default
+        ]
+        if not changed:
+            return
+        keys = jax.random.split(jax.random.key(0), TRIALS)
+        samples = self.washout + self.length + self.horizon
+        draw = jax.jit(jax.vmap(lambda key: self.trajectory(key, samples)))
+        if not jnp.all(jnp.isfinite(draw(keys))):
+            raise TrainError(
+                f"trajectories of the task {self.name} run away with {', '.join(changed)}"
+            )
 
     @abc.abstractmethod
     def trajectory(self, key: PRNGKeyArray, samples: int) -> Float[Array, "samples coordinates"]:

@@ -1,9 +1,7 @@
 """Tasks whose sequences are drawn at random, as many as are asked for."""
 
 import abc
-import dataclasses
 import functools
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from fastscan.train.errors import TrainError
-from fastscan.train.tasks.task import Batch, Task
+from fastscan.train.tasks.task import Batch, Task, check_types
 
 # First words of the two streams of random numbers: whatever the seed, they have none in common.
 TRAINING, TEST = 0, 1
@@ -32,13 +30,7 @@ class Generated(Task):
 
     def __post_init__(self):
         """Check the options."""
-        for option in dataclasses.fields(self):
-            value, kind = getattr(self, option.name), type(option.default)
-            if not isinstance(value, (kind, int) if kind in (float, type(None)) else kind):
-                raise TrainError(
-                    f"{option.name} of the task {self.name} takes "
-                    f"{inspect.formatannotation(option.type)}, got {value!r}"
-                )
+        check_types(self)
         at_least(self, test_sequences=1)
 
     @abc.abstractmethod
@@ -163,8 +155,3 @@ def pack(
     steps = jnp.arange(total)
     episode = jnp.searchsorted(ends, steps, side="right")
     return episode, steps - (ends - lengths)[episode]
-
-
-def one_hot(symbols: Int[Array, "..."], size: int) -> Float[Array, "... {size}"]:
-    """Return symbols as inputs."""
-    return jax.nn.one_hot(symbols, size, dtype=jnp.float32)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastscan.train.errors import TrainError
-from fastscan.train.tasks.recorded import Recorded, Recordings, one_hot
+from fastscan.train.tasks.recorded import Recorded, Recordings
 from fastscan.train.tasks.sources import Layout, Source
+from fastscan.train.tasks.task import one_hot
 
 # A review's class is the place of its folder's name.
 CLASSES = ("neg", "pos")

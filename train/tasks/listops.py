@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastscan.train.errors import TrainError
 from fastscan.train.tasks.generated import Arrays, OnHost, at_least
 from fastscan.train.tasks.task import Classification
 
@@ -15,6 +16,10 @@ MIN, MAX, MED, SUM, CLOSE = range(10, 15)
 
 # An argument is an expression of its own with this chance, where the depth allows it.
 NESTED = 0.25
+
+# How often an expression is drawn in the hope that its length is allowed: about one in three of the
+# Long Range Arena's is.
+ATTEMPTS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,7 @@ class ListOps(OnHost, Classification):
         super().__post_init__()
         at_least(self, max_depth=2, max_arguments=2, max_length=max(self.min_length, 4))
         at_least(self, sequence_length=self.max_length)
+        self.expression(random.Random(0))
 
     def sequence(self, rng: np.random.Generator, training: bool) -> Arrays:
         """Return expressions packed end to end, or a single one."""
@@ -71,11 +77,20 @@ class ListOps(OnHost, Classification):
         return Arrays(xs, reset, targets, mask)
 
     def expression(self, draw: random.Random) -> list[int]:
-        """Return the tokens of an expression whose length is allowed."""
-        while True:
+        """Return the tokens of an expression whose length is allowed.
+
+        Raises:
+            TrainError: there is hardly one.
+        """
+        for _ in range(ATTEMPTS):
             tokens = self._grow(draw)
             if self.min_length <= len(tokens) <= self.max_length:
                 return tokens
+        raise TrainError(
+            f"expressions of {self.min_length} to {self.max_length} tokens are too rare with "
+            f"max_depth={self.max_depth} and max_arguments={self.max_arguments}: allow other "
+            "lengths, or change these two"
+        )
 
     def _grow(self, draw: random.Random) -> list[int]:
         tokens, wanted = [], []  # wanted: arguments that every open operator still takes

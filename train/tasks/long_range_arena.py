@@ -6,15 +6,17 @@ Tay et al., "Long Range Arena: a benchmark for efficient transformers", arXiv:20
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from fastscan.train.errors import TrainError
-from fastscan.train.tasks.recorded import Recordings, WithValidation, one_hot, standardize
+from fastscan.train.tasks.listops import TOKENS
+from fastscan.train.tasks.recorded import Recordings, WithValidation, standardize
 from fastscan.train.tasks.sources import Layout, Source
+from fastscan.train.tasks.task import one_hot
 
 RELEASE = "https://storage.googleapis.com/long-range-arena/lra_release.gz"
 
@@ -24,9 +26,6 @@ def released(title: str, folder: str, files: tuple[str, ...]) -> Source:
     parents = ("lra_release/lra_release/", "lra_release/", "")
     return Source(title, tuple(Layout(parent + folder, files) for parent in parents), RELEASE)
 
-
-# The first ten are the digits.
-TOKENS = (*"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 
 LISTOPS_PARTS = {
     "train": "basic_train.tsv",
@@ -142,11 +141,6 @@ class PathfinderFiles(WithValidation):
 
     def load(self) -> tuple[Recordings, Recordings]:
         """Return the training set and the one to evaluate on."""
-        if self.difficulty not in get_args(Difficulty):
-            raise TrainError(
-                f"difficulty must be one of {', '.join(get_args(Difficulty))}, got "
-                f"{self.difficulty!r}"
-            )
         folders = tuple(f"{self.difficulty}/{content}" for content in ("metadata", "imgs"))
         source = released("Pathfinder", f"pathfinder{self.side}", folders)
         folder = source.find(self.folder) / self.difficulty

@@ -14,6 +14,10 @@ from fastscan.train.tasks.task import Regression
 
 ORDER = 10
 
+# Up to so many steps, NARMA-10 runs away on one in four inputs at most. Beyond, so many draws are
+# tried, and it must not run away on all.
+SAFE_LENGTH, SAMPLES = 20_000, 64
+
 # Of NARMA-10, in the mean over inputs and steps.
 INPUT_MEAN, INPUT_DEVIATION = 0.25, 0.1443
 OUTPUT_MEAN, OUTPUT_DEVIATION = 0.388, 0.108
@@ -42,6 +46,15 @@ class Narma(Episodic, Regression):
         """Check the options."""
         super().__post_init__()
         at_least(self, length=1)
+        if self.length <= SAFE_LENGTH:
+            return
+        # Inputs on which the system stays bounded could be drawn for ever.
+        u = jax.random.uniform(jax.random.key(0), (SAMPLES, self.length), jnp.float32, 0, 0.5)
+        if not jnp.any(jnp.max(jax.jit(jax.vmap(narma))(u), axis=1) < 1):
+            raise TrainError(
+                f"the system of the task {self.name} runs away in {self.length} steps on nearly "
+                "all inputs: give a smaller length"
+            )
 
     @property
     def episode_length(self) -> int:
@@ -125,9 +138,9 @@ class Logistic(Forecasting):
     r: float = 3.9
     """Growth rate."""
 
-    def __post_init__(self):
-        """Check the options."""
-        super().__post_init__()
+    def check_options(self) -> None:
+        """Raise `TrainError` if an option is out of its range."""
+        super().check_options()
         if not 0 <= self.r <= 4:
             raise TrainError(f"r must be in [0, 4], got {self.r}")
 
@@ -165,9 +178,9 @@ class Sines(Forecasting):
     washout: int = 0
     """Samples that are left out at the start."""
 
-    def __post_init__(self):
-        """Check the options."""
-        super().__post_init__()
+    def check_options(self) -> None:
+        """Raise `TrainError` if an option is out of its range."""
+        super().check_options()
         at_least(self, waves=1)
         if self.waves > len(FREQUENCIES):
             raise TrainError(f"there are {len(FREQUENCIES)} waves, got {self.waves}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastscan.train.errors import TrainError
 from fastscan.train.tasks.generated import Arrays, OnHost, at_least
 from fastscan.train.tasks.task import Classification
 
@@ -16,6 +17,9 @@ CURVATURE = 0.15
 
 # How many paths are drawn at once, in the hope that one of them has room.
 CANDIDATES = 64
+
+# How often all paths are drawn before there is said to be no room; once is enough most often.
+ATTEMPTS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,7 @@ class Pathfinder(OnHost, Classification):
         """Check the options."""
         super().__post_init__()
         at_least(self, side=16, distractors=0, dash=STRIDE, gap=0)
+        self._paths(np.random.default_rng(0))
 
     @property
     def sequence_length(self) -> int:
@@ -81,10 +86,14 @@ class Pathfinder(OnHost, Classification):
         return 2 * np.maximum(ink, self._ink(ends, DISC)) - 1, ends
 
     def _paths(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """Return points along every path, the long ones first."""
+        """Return points along every path, the long ones first.
+
+        Raises:
+            TrainError: there is hardly room for them.
+        """
         long = int(0.75 * self.side / STRIDE)
         lengths = [long, long] + [long // 3] * self.distractors
-        while True:
+        for _ in range(ATTEMPTS):
             paths: list[np.ndarray] = []
             for length in lengths:
                 path = self._path(rng, length, paths)
@@ -93,6 +102,10 @@ class Pathfinder(OnHost, Classification):
                 paths.append(path)
             else:
                 return paths
+        raise TrainError(
+            f"there is no room for {self.distractors} distractors on {self.side} x {self.side} "
+            "pixels: give fewer distractors or a larger side"
+        )
 
     def _path(
         self, rng: np.random.Generator, length: int, others: list[np.ndarray]

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from fastscan.train.tasks.generated import Episode, Episodic, at_least, one_hot
-from fastscan.train.tasks.task import Classification
+from fastscan.train.tasks.generated import Episode, Episodic, at_least
+from fastscan.train.tasks.task import Classification, one_hot
 
 
 @dataclass(frozen=True, kw_only=True)

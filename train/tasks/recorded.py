@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from fastscan.train.errors import TrainError
 from fastscan.train.tasks.packing import Packing, Rows
-from fastscan.train.tasks.task import Batch, Classification
+from fastscan.train.tasks.task import Batch, Classification, check_types
 
 Part = Literal["test", "validation"]
 
@@ -52,10 +52,13 @@ class Recorded(Classification):
     """Leave out what is beyond `sequence_length`; otherwise a longer sequence is an error."""
 
     def __post_init__(self):
-        """Read the data, or what is needed to read them batch by batch."""
+        """Check the options, and read the data or what is needed to read them batch by batch."""
+        check_types(self)
         self.train, self.test = self.load()
         self._train_packing = self._packing(self.train)
         self._test_packing = self._packing(self.test)
+        self._check_labels("training", self.train)
+        self._check_labels("test", self.test)
 
     @abc.abstractmethod
     def load(self) -> tuple[Recordings, Recordings]:
@@ -80,6 +83,20 @@ class Recorded(Classification):
         for rows in self._test_packing.test_rows(batch_size):
             yield self._batch(rows, self._test_packing, self.test)
 
+    def _check_labels(self, part: str, recordings: Recordings) -> None:
+        lengths, labels = recordings.lengths, recordings.labels
+        if len(lengths) != len(labels):
+            raise TrainError(
+                f"the {part} set of {self.name} has {len(lengths):,} sequences, but "
+                f"{len(labels):,} labels"
+            )
+        wrong = labels[(labels < 0) | (labels >= self.output_size)]
+        if len(wrong):
+            raise TrainError(
+                f"the {part} set of {self.name} has a label {wrong[0]}, and its classes are 0 to "
+                f"{self.output_size - 1}"
+            )
+
     def _packing(self, recordings: Recordings) -> Packing:
         return Packing(recordings.lengths, self.sequence_length, padding=self.padding, cut=self.cut)
 
@@ -98,23 +115,10 @@ class WithValidation(Recorded):
     evaluate_on: Part = "test"
     """The part to evaluate on; the other one is not used."""
 
-    def __post_init__(self):
-        """Check the options and read the data."""
-        if self.evaluate_on not in get_args(Part):
-            raise TrainError(
-                f"evaluate_on must be one of {', '.join(get_args(Part))}, got {self.evaluate_on!r}"
-            )
-        super().__post_init__()
-
 
 @functools.partial(jax.jit, static_argnums=0)
 def _inputs(encode: Callable[[Array], Array], values: Array, used: Array) -> Array:
     return jnp.where(used[..., None], encode(values), 0)
-
-
-def one_hot(tokens: Int[Array, "..."], size: int) -> Float[Array, "... {size}"]:
-    """Return tokens as inputs."""
-    return jax.nn.one_hot(tokens, size, dtype=jnp.float32)
 
 
 def standardize(

@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 import fastscan
 from fastscan.train.errors import TrainError
-from fastscan.train.tasks.generated import Episode, Episodic, OnDevice, at_least, one_hot, pack
-from fastscan.train.tasks.task import Batch, Classification, Regression
+from fastscan.train.tasks.generated import Episode, Episodic, OnDevice, at_least, pack
+from fastscan.train.tasks.task import Batch, Classification, Regression, one_hot
 
 SUITS, RANKS = 4, 13
 

@@ -1,12 +1,18 @@
 """The one interface that every task has."""
 
 import abc
+import dataclasses
+import inspect
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from fastscan.train.errors import TrainError
+from fastscan.train.options import fits
 
 
 class Batch(NamedTuple):
@@ -55,6 +61,22 @@ class Task(abc.ABC):
         self, outputs: Float[Array, "... outputs"], targets: Shaped[Array, "..."]
     ) -> Float[Array, "..."]:
         """Return what is reported, at every step."""
+
+
+def check_types(task: Task) -> None:
+    """Raise `TrainError` if an option of the task, a dataclass, is not of its type."""
+    for option in dataclasses.fields(task):  # pyright: ignore[reportArgumentType]
+        value = getattr(task, option.name)
+        if not fits(value, option.type):
+            raise TrainError(
+                f"{option.name} of the task {task.name} takes "
+                f"{inspect.formatannotation(option.type)}, got {value!r}"
+            )
+
+
+def one_hot(symbols: Int[Array, "..."], size: int) -> Float[Array, "... {size}"]:
+    """Return symbols or tokens as inputs."""
+    return jax.nn.one_hot(symbols, size, dtype=jnp.float32)
 
 
 class Classification(Task):
