@@ -162,8 +162,7 @@ def check(config: Train) -> None:
     for option, value in counts.items():
         if value is not None and value < 1:
             raise TrainError(f"--{option} must be at least 1, got {value}")
-    if not 0 <= config.seed < 2**32:
-        raise TrainError(f"--seed must be from 0 to 2^32 - 1, got {config.seed}")
+    check_seed(config.seed)
     if not 0 <= architecture.dropout < 1:
         raise TrainError(
             f"--architecture.dropout must be at least 0 and below 1, got {architecture.dropout}"
@@ -173,6 +172,12 @@ def check(config: Train) -> None:
             f"--accumulate {config.accumulate} must divide --batch-size {config.batch_size}"
         )
     check_optimizer(config.optimizer)
+
+
+def check_seed(seed: int) -> None:
+    """Raise `TrainError` if NumPy or JAX would refuse the seed."""
+    if not 0 <= seed < 2**32:
+        raise TrainError(f"--seed must be from 0 to 2^32 - 1, got {seed}")
 
 
 def check_optimizer(optimizer: Optimizer) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastscan import models
-from fastscan.train.config import Optimizer, Train, check_optimizer
+from fastscan.train.config import Optimizer, Train, check_optimizer, check_seed
 from fastscan.train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -107,4 +107,5 @@ def check_language(config: TrainLM) -> None:
         raise TrainError(
             f"--segment {config.segment} must divide --sequence-length {config.sequence_length}"
         )
+    check_seed(config.seed)
     check_optimizer(config.optimizer)
