@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastscan.train.config import ModelName, TaskName, Train, changed_fields
+from fastscan.train.config import ModelName, TaskName, Train, changed_fields, check
 from fastscan.train.errors import TrainError
 from fastscan.train.presets import read_config, start, with_options_of_start
 from fastscan.train.rundir import CONFIG, LOG, read_log, write_atomically
@@ -18,14 +18,14 @@ SET_HERE = ("task", "model", "seed", "name", "directory", "resume")
 
 @dataclass(frozen=True)
 class Run:
-    """The test result of one finished run."""
+    """The test result of one finished run, or of a reference, which has no seed and no time."""
 
     task: str
     model: str
-    seed: int
+    seed: int | None
     metric: str
     value: float
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class Baselines:
     """Which recurrences to learn it with."""
     seeds: int = 3
     """Runs of each, with the seeds 0, 1, ..."""
+    references: bool = True
+    """Measure what needs no training too, where the task has it: constant outputs, persistence,
+    linear regression on the last steps."""
     directory: Path = Path("baselines")
     """Folder of the runs, and of runs.csv, table.md and plot.png."""
     train: Train = field(default_factory=lambda: Train(compare=False))
@@ -55,25 +58,34 @@ class Baselines:
         from fastscan.train.loop import train
 
         self._check()
-        runs, failures = [], []
+        runs: list[Run] = []
+        failures: dict[str, list[str]] = {}
         try:
-            for config in self.configs():
-                run = finished(config)
-                if run is None:
+            for task in self.tasks:
+                if self.references:
                     try:
-                        train(config)
+                        runs += self._references(task)
                     except TrainError as error:
-                        failures.append(f"{config.name}: {error}")
-                        continue
+                        failures.setdefault(str(error), []).append(task)
+                for config in self._configs(task):
                     run = finished(config)
                     if run is None:
-                        return
-                runs.append(run)
+                        try:
+                            train(config)
+                        except TrainError as error:
+                            failures.setdefault(str(error), []).append(str(config.name))
+                            continue
+                        run = finished(config)
+                        if run is None:
+                            return
+                    runs.append(run)
         finally:
             if runs:
                 self._write(runs)
         if failures:
-            raise TrainError("; ".join(failures))
+            raise TrainError(
+                "; ".join(f"{', '.join(names)}: {error}" for error, names in failures.items())
+            )
 
     def _check(self) -> None:
         if self.seeds < 1:
@@ -89,21 +101,37 @@ class Baselines:
     def configs(self) -> Iterator[Train]:
         """Return the config of every run, set to go on where there is a part of it."""
         for task in self.tasks:
-            for model in self.models:
-                for seed in range(self.seeds):
-                    name = f"{task}-{model}-seed{seed}"
-                    config = dataclasses.replace(
-                        self.train,
-                        task=task,
-                        model=model,
-                        seed=seed,
-                        name=name,
-                        directory=self.directory,
-                        resume=(self.directory / name / CONFIG).exists(),
-                    )
-                    yield with_options_of_start(config)
+            yield from self._configs(task)
+
+    def _configs(self, task: str) -> Iterator[Train]:
+        for model in self.models:
+            for seed in range(self.seeds):
+                name = f"{task}-{model}-seed{seed}"
+                config = dataclasses.replace(
+                    self.train,
+                    task=task,
+                    model=model,
+                    seed=seed,
+                    name=name,
+                    directory=self.directory,
+                    resume=(self.directory / name / CONFIG).exists(),
+                )
+                yield with_options_of_start(config)
+
+    def _references(self, task: str) -> list[Run]:
+        from fastscan.train.build import make_task
+        from fastscan.train.references import references
+
+        config = with_options_of_start(dataclasses.replace(self.train, task=task))
+        check(config)
+        made = make_task(config)
+        values = references(made, config.batch_size)
+        return [
+            Run(task, name, None, made.metric_name, value, None) for name, value in values.items()
+        ]
 
     def _write(self, runs: list[Run]) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "runs.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(f.name for f in dataclasses.fields(Run))
@@ -157,11 +185,12 @@ def table(runs: list[Run]) -> str:
     ]
     for (task, model), of_one in groups(runs).items():
         mean, deviation = mean_and_deviation(of_one)
-        seconds = statistics.mean(run.seconds for run in of_one)
-        lines.append(
-            f"| {task} | {model} | {of_one[0].metric} | {mean:.4f} | {deviation:.4f} | "
-            f"{len(of_one)} | {seconds:.0f} |"
-        )
+        times = [run.seconds for run in of_one if run.seconds is not None]
+        if times:
+            spread = f"{deviation:.4f} | {len(of_one)} | {statistics.mean(times):.0f}"
+        else:
+            spread = "– | – | –"
+        lines.append(f"| {task} | {model} | {of_one[0].metric} | {mean:.4f} | {spread} |")
     return "\n".join(lines) + "\n"
 
 
@@ -176,10 +205,18 @@ def _plot(runs: list[Run], path: Path) -> None:
         1, len(tasks), figsize=(1 + 3 * len(tasks), 3.5), layout="constrained", squeeze=False
     )
     for axis, task in zip(axes[0], tasks, strict=True):
-        models = {model: of for (name, model), of in groups(runs).items() if name == task}
-        means, deviations = zip(*map(mean_and_deviation, models.values()), strict=True)
-        axis.errorbar(list(models), means, deviations, fmt="o", capsize=4)
-        axis.set(title=task, ylabel=next(iter(models.values()))[0].metric)
+        of_task = {model: of for (name, model), of in groups(runs).items() if name == task}
+        models = {model: of for model, of in of_task.items() if of[0].seed is not None}
+        if models:
+            means, deviations = zip(*map(mean_and_deviation, models.values()), strict=True)
+            axis.errorbar(list(models), means, deviations, fmt="o", capsize=4)
+        references = [model for model in of_task if model not in models]
+        for color, model in enumerate(references, start=1):
+            value = of_task[model][0].value
+            axis.axhline(value, color=f"C{color}", linestyle="--", linewidth=1, label=model)
+        if references:
+            axis.legend(fontsize="small")
+        axis.set(title=task, ylabel=next(iter(of_task.values()))[0].metric)
         axis.tick_params(axis="x", rotation=60)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -27,7 +27,7 @@ from fastscan.train.optimizer import make_optimizer
 from fastscan.train.options import merge, parse
 from fastscan.train.presets import read_config
 from fastscan.train.rundir import CONFIG, create_run, find_run
-from fastscan.train.step import Sums, TrainState, init_state, parameters
+from fastscan.train.step import Sums, TrainState, init_state, parameters, score
 from fastscan.train.tasks import Batch, Task
 from fastscan.train.trackers import check_installed
 
@@ -270,13 +270,8 @@ def _sums(
     def one(model, carry, index, segment, key):
         if key is not None:
             key = jax.random.fold_in(key, index)
-        carry, ys = model(carry, segment.xs, reset=segment.reset, key=key)
-        ys = ys.astype(jnp.float32)
-        # Selects: what is no number where nothing is asked for must not reach the sums.
-        loss = jnp.where(segment.mask, task.loss(ys, segment.targets), 0)
-        metric = jnp.where(segment.mask, task.metric(ys, segment.targets), 0)
-        count = jnp.sum(segment.mask, dtype=jnp.float32)
-        return carry, Sums(jnp.sum(loss), jnp.sum(metric), count)
+        carry, logits = model(carry, segment.xs, reset=segment.reset, key=key)
+        return carry, score(task, logits, segment)
 
     def body(carry_and_sums, index_and_segment):
         carry, total = carry_and_sums

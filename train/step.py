@@ -49,14 +49,19 @@ def _sums(
         return model(carry, xs.astype(dtype), reset=reset, key=key)
 
     carry, ys = _each_sequence(outputs, (carry, batch.xs, batch.reset, keys))
-    ys = ys.astype(jnp.promote_types(ys.dtype, jnp.float32))
+    return carry, score(task, ys, batch)
+
+
+def score(task: Task, outputs: Float[Array, "... outputs"], batch: Batch) -> Sums:
+    """Return the sums of outputs over the steps of a batch, or of one sequence of it."""
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     # Selects, because a NaN where nothing is asked for must reach neither the sum nor, by way of
     # the targets, the gradient.
     trailing = tuple(range(batch.mask.ndim, batch.targets.ndim))
     targets = jnp.where(jnp.expand_dims(batch.mask, trailing), batch.targets, 0)
-    loss = jnp.where(batch.mask, task.loss(ys, targets), 0)
-    metric = jnp.where(batch.mask, task.metric(ys, targets), 0)
-    return carry, Sums(jnp.sum(loss), jnp.sum(metric), jnp.sum(batch.mask, dtype=loss.dtype))
+    loss = jnp.where(batch.mask, task.loss(outputs, targets), 0)
+    metric = jnp.where(batch.mask, task.metric(outputs, targets), 0)
+    return Sums(jnp.sum(loss), jnp.sum(metric), jnp.sum(batch.mask, dtype=loss.dtype))
 
 
 def _each_sequence(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -16,8 +16,13 @@ ACCURACY = {("lru", 0): 0.5, ("lru", 1): 0.75, ("gru", 0): 0.25, ("gru", 1): 0.2
 
 @pytest.fixture
 def grid(tmp_path):
-    config = Train(steps=7, compare=False)
-    return Baselines(models=("lru", "gru"), seeds=2, directory=tmp_path / "grid", train=config)
+    return Baselines(
+        models=("lru", "gru"),
+        seeds=2,
+        references=False,
+        directory=tmp_path / "grid",
+        train=Train(steps=7, compare=False),
+    )
 
 
 @pytest.fixture
@@ -53,6 +58,22 @@ def test_a_grid_is_run_once_and_tabulated(grid, ran, capsys):
     assert (grid.directory / "plot.png").read_bytes().startswith(b"\x89PNG")
     grid()
     assert len(ran) == 4
+
+
+def test_references_stand_above_the_models(grid, ran, monkeypatch):
+    monkeypatch.setattr(
+        "fastscan.train.references.references", lambda task, batch_size: {"constant": 0.125}
+    )
+    dataclasses.replace(grid, references=True, models=("gru",))()
+    rows = (grid.directory / "table.md").read_text().splitlines()[2:]
+    assert rows == [
+        "| digits | constant | accuracy | 0.1250 | – | – | – |",
+        "| digits | gru | accuracy | 0.2500 | 0.0000 | 2 | 3 |",
+    ]
+    assert "digits,constant,,accuracy,0.125," in (grid.directory / "runs.csv").read_text()
+    dataclasses.replace(grid, references=True, models=())()
+    assert (grid.directory / "table.md").read_text().splitlines()[2:] == rows[:1]
+    assert (grid.directory / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_unfinished_run_is_resumed(grid, ran, monkeypatch):
@@ -121,6 +142,6 @@ def test_a_run_that_fails_does_not_stop_the_others(grid, ran, monkeypatch):
         works(config)
 
     monkeypatch.setattr(loop, "train", train)
-    with pytest.raises(TrainError, match="digits-lru-seed0: the loss is nan at step 3; digits-lru"):
+    with pytest.raises(TrainError, match="lru-seed0, digits-lru-seed1: the loss is nan at step 3"):
         grid()
     assert (grid.directory / "table.md").read_text().count("| digits |") == 1

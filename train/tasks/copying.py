@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
@@ -71,6 +72,10 @@ class Copy(Episodic):
     def metric(self, outputs, targets):
         """Return the share of bits that are right."""
         return jnp.mean((outputs > 0) == (targets > 0), axis=-1, dtype=outputs.dtype)
+
+    def constant(self, targets):
+        """Return logits of the more frequent value of every bit."""
+        return np.mean(targets, axis=0) - 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

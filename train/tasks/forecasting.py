@@ -24,7 +24,7 @@ class Forecasting(Episodic, Regression):
 
     Every trajectory starts at a place of its own, and on the attractor: the samples before it gets
     there are left out. Values are shifted and scaled by `mean` and `deviation`, the attractor's at
-    the default parameters. To forecast the present value (persistence) is the baseline.
+    the default parameters.
     """
 
     coordinates: ClassVar[int]
@@ -106,7 +106,7 @@ class Forecasting(Episodic, Regression):
         )
 
     def persistence(self, batch: Batch) -> Float[Array, "batch time outputs"]:
-        """Return the baseline's outputs: the present values."""
+        """Return the present values."""
         return batch.xs
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -62,6 +63,19 @@ class Task(abc.ABC):
     ) -> Float[Array, "..."]:
         """Return what is reported, at every step."""
 
+    def constant(
+        self, targets: Shaped[np.ndarray, "steps ..."]
+    ) -> Float[np.ndarray, " outputs"] | None:
+        """Return the outputs to give at every step where nothing is known but these targets.
+
+        None leaves this reference out.
+        """
+        return None
+
+    def persistence(self, batch: Batch) -> Float[Array, "batch time outputs"] | None:
+        """Return the outputs which say that all stays as it is, or None: it is no forecast."""
+        return None
+
 
 def check_types(task: Task) -> None:
     """Raise `TrainError` if an option of the task, a dataclass, is not of its type."""
@@ -92,6 +106,10 @@ class Classification(Task):
         """Return 1 where the largest logit is the target's, and 0 elsewhere."""
         return (jnp.argmax(outputs, axis=-1) == targets).astype(outputs.dtype)
 
+    def constant(self, targets):
+        """Return logits of the most frequent class."""
+        return np.eye(self.output_size)[np.argmax(np.bincount(targets))]
+
 
 class Regression(Task):
     """A task whose targets are numbers: squared error, and the error at a step.
@@ -110,3 +128,7 @@ class Regression(Task):
     def metric(self, outputs, targets):
         """Return the root mean square of the outputs' errors."""
         return jnp.sqrt(self.loss(outputs, targets))
+
+    def constant(self, targets):
+        """Return the mean."""
+        return np.mean(targets, axis=0, dtype=np.float64)
