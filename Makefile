@@ -2,6 +2,7 @@
 # make test     ruff, pyright and every test (PYTHON=python3.12 VENV=.venv312 for another Python)
 # make sanitize the C++ tests of the kernels under the sanitizers
 # make bench    time the kernels on this machine
+# make docs     the documentation as a site, in build/site
 # make format   what ruff can mend by itself
 # make clean    remove everything that make made
 
@@ -22,7 +23,7 @@ BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt \
 # Here a build that fails is an error; `pip install fastscan` would go on without the library.
 export FASTSCAN_REQUIRE_NATIVE = 1
 
-.PHONY: demo test lint pytest sanitize bench format clean
+.PHONY: demo test lint pytest sanitize bench docs format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/fastscan train
@@ -47,6 +48,12 @@ build/sanitize-%: FORCE $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	for family in linear matrix selective attention; do $(BIN)/fastscan bench $$family || exit 1; done
+
+docs: $(VENV)/.installed-docs
+	rm -rf build/pages && mkdir -p build/pages
+	tar cf - README.md CHANGELOG.md CONTRIBUTING.md LICENSE docs kernels/README.md bench/README.md \
+		bench/results | tar xf - -C build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
@@ -74,5 +81,10 @@ $(VENV)/.installed-test: $(BIN)/python $(BUILD_INPUTS)
 		$(BIN)/python -m pip install --no-deps rnn-jax==0.0.2; \
 	fi
 	touch $@ $(VENV)/.installed-demo
+
+# Apart from the package: the sources are read, not imported.
+$(VENV)/.installed-docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.27'
+	touch $@
 
 FORCE:
