@@ -1,11 +1,13 @@
 """The command ``fastscan bench``."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import tyro
+
+from fastscan.bench.record import write_json
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Bench:
         except ValueError as error:
             sys.exit(f"fastscan bench: {error}")
         path = self.output or self._default_output(environment.device())
-        dropin.write(path, results, size)
+        header = {"format": dropin.FORMAT, "environment": environment.describe()}
+        write_json(path, header | {"size": asdict(size)}, results=results)
         dropin.draw(results, size).savefig(path.with_suffix(".png"), dpi=120, format="png")
         print(f"Wrote {path} and {path.with_suffix('.png')}\n\n{dropin.table(results)}\n")
         print(*results, sep="\n")
@@ -106,7 +109,8 @@ class Bench:
         except ValueError as error:
             sys.exit(f"fastscan bench: {error}")
         path = self.output or self._default_output(environment.device())
-        models.write(path, results)
+        header = {"format": models.FORMAT, "environment": environment.describe()}
+        write_json(path, header, results=results)
         models.draw(results).savefig(path.with_suffix(".png"), dpi=120, format="png")
         print(f"Wrote {path} and {path.with_suffix('.png')}")
         for size in sizes:
@@ -128,7 +132,8 @@ class Bench:
         except ValueError as error:
             sys.exit(f"fastscan bench: {error}")
         path = self.output or self._default_output(environment.device())
-        train.write(path, results)
+        header = {"format": train.FORMAT, "environment": environment.describe()}
+        write_json(path, header, results=results)
         train.draw(results).savefig(path.with_suffix(".png"), dpi=120, format="png")
         print(f"Wrote {path} and {path.with_suffix('.png')}\n\n{train.table(results)}")
         failures = [result for result in results if result.failure is not None]

@@ -13,12 +13,10 @@ over several random inputs.
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -200,17 +198,6 @@ def run(size: Size, repetitions: int, names: Sequence[str] = ()) -> list[Result]
         )
         raise ValueError(f"No such model. The models of installed packages: {known}.")
     return [measure(model, size, repetitions) for model in tqdm(chosen)]
-
-
-def write(path: Path, results: Sequence[Result], size: Size) -> None:
-    """Write JSON, with a line for each model."""
-    lines = ",\n".join(json.dumps(dataclasses.asdict(result)) for result in results)
-    header = json.dumps(environment.describe(), indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f'{{"format": {FORMAT},\n"environment": {header},\n'
-        f'"size": {json.dumps(dataclasses.asdict(size))},\n"results": [\n{lines}\n]}}\n'
-    )
 
 
 def table(results: Sequence[Result]) -> str:

@@ -9,11 +9,9 @@ are timed in turn.
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -194,16 +192,6 @@ def run(sizes: Sequence[Size], budget: float, names: Sequence[str] = ()) -> list
         results.append(measure(name, size, budget))
         jax.clear_caches()
     return results
-
-
-def write(path: Path, results: Sequence[Result]) -> None:
-    """Write JSON, with a line for each model."""
-    lines = ",\n".join(json.dumps(dataclasses.asdict(result)) for result in results)
-    header = json.dumps(environment.describe(), indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f'{{"format": {FORMAT},\n"environment": {header},\n"results": [\n{lines}\n]}}\n'
-    )
 
 
 def table(results: Sequence[Result]) -> str:

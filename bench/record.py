@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,9 @@ class Results:
         return tuple(record for record in self.records if record.failure is not None)
 
     def write(self, path: Path) -> None:
-        """Write JSON to `path`, with a line for each record so that a diff shows what changed."""
-        lines = ",\n".join(json.dumps(asdict(record)) for record in self.records)
-        header = json.dumps(dict(self.environment), indent=1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            f'{{"format": {FORMAT},\n"environment": {header},\n"records": [\n{lines}\n]}}\n'
-        )
+        """Write JSON to `path`."""
+        header = {"format": FORMAT, "environment": dict(self.environment)}
+        write_json(path, header, records=self.records)
 
     @classmethod
     def read(cls, path: Path) -> "Results":
@@ -124,3 +120,16 @@ class Results:
                 f"{path} is not a result of this version of `fastscan bench` ({error}); "
                 "make a new one with `fastscan bench --output`."
             ) from error
+
+
+def write_json(path: Path, header: Mapping[str, Any], **lists: Sequence[Any]) -> None:
+    """Write a header and lists of dataclasses as JSON.
+
+    Each dataclass has a line, so that a diff shows what changed.
+    """
+    parts = [f"{json.dumps(name)}: {json.dumps(value, indent=1)}" for name, value in header.items()]
+    for name, items in lists.items():
+        lines = ",\n".join(json.dumps(asdict(item)) for item in items)
+        parts.append(f"{json.dumps(name)}: [\n{lines}\n]")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{" + ",\n".join(parts) + "}\n")

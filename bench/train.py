@@ -9,12 +9,10 @@ second and third ones are of parameters that gradients have changed.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -200,16 +198,6 @@ def run(lengths: Sequence[int], budget: float, names: Sequence[str] = ()) -> lis
         results += measure(name, steps, budget)
         jax.clear_caches()
     return results
-
-
-def write(path: Path, results: Sequence[Result]) -> None:
-    """Write JSON, with a line for each result."""
-    lines = ",\n".join(json.dumps(dataclasses.asdict(result)) for result in results)
-    header = json.dumps(environment.describe(), indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f'{{"format": {FORMAT},\n"environment": {header},\n"results": [\n{lines}\n]}}\n'
-    )
 
 
 def table(results: Sequence[Result]) -> str:

@@ -144,34 +144,29 @@ class Train:
 
 def check(config: Train) -> None:
     """Raise `TrainError` if a number is out of its range."""
-    architecture = config.architecture
-    counts = {
-        "steps": config.steps,
-        "batch-size": config.batch_size,
-        "accumulate": config.accumulate,
-        "window": config.window,
-        "log-every": config.log_every,
-        "evaluate-every": config.evaluate_every,
-        "checkpoint-every": config.checkpoint_every,
-        "keep": config.keep,
-        "architecture.hidden-size": architecture.hidden_size,
-        "architecture.num-layers": architecture.num_layers,
-        "architecture.num-heads": architecture.num_heads,
-        "architecture.feedforward": architecture.feedforward,
-    }
-    for option, value in counts.items():
-        if value is not None and value < 1:
-            raise TrainError(f"--{option} must be at least 1, got {value}")
+    check_counts(config)
     check_seed(config.seed)
-    if not 0 <= architecture.dropout < 1:
+    if not 0 <= config.architecture.dropout < 1:
         raise TrainError(
-            f"--architecture.dropout must be at least 0 and below 1, got {architecture.dropout}"
+            f"--architecture.dropout must be at least 0 and below 1, got "
+            f"{config.architecture.dropout}"
         )
     if config.batch_size % config.accumulate:
         raise TrainError(
             f"--accumulate {config.accumulate} must divide --batch-size {config.batch_size}"
         )
     check_optimizer(config.optimizer)
+
+
+def check_counts(config: Any, prefix: str = "") -> None:
+    """Raise `TrainError` if a whole number of the config, but for the seed, is below 1."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            check_counts(value, f"{prefix}{f.name}.")
+        elif f.type in (int, int | None) and f.name != "seed" and value is not None and value < 1:
+            option = f"{prefix}{f.name}".replace("_", "-")
+            raise TrainError(f"--{option} must be at least 1, got {value}")
 
 
 def check_seed(seed: int) -> None:
@@ -182,10 +177,6 @@ def check_seed(seed: int) -> None:
 
 def check_optimizer(optimizer: Optimizer) -> None:
     """Raise `TrainError` if a number is out of its range."""
-    if optimizer.plateau_patience < 1:
-        raise TrainError(
-            f"--optimizer.plateau-patience must be at least 1, got {optimizer.plateau_patience}"
-        )
     rates = {
         "learning-rate": optimizer.learning_rate,
         "recurrent-factor": optimizer.recurrent_factor,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fastscan import models
-from fastscan.train.config import Optimizer, Train, check_optimizer, check_seed
+from fastscan.train.config import Optimizer, Train, check_counts, check_optimizer, check_seed
 from fastscan.train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -86,23 +86,7 @@ AnyRun = Train | TrainLM
 
 def check_language(config: TrainLM) -> None:
     """Raise `TrainError` if a number is out of its range."""
-    counts = {
-        "hidden-size": config.hidden_size,
-        "num-layers": config.num_layers,
-        "segment": config.segment,
-        "sequence-length": config.sequence_length,
-        "truncate": config.truncate,
-        "steps": config.steps,
-        "batch-size": config.batch_size,
-        "evaluate-sequences": config.evaluate_sequences,
-        "log-every": config.log_every,
-        "evaluate-every": config.evaluate_every,
-        "checkpoint-every": config.checkpoint_every,
-        "keep": config.keep,
-    }
-    for option, value in counts.items():
-        if value is not None and value < 1:
-            raise TrainError(f"--{option} must be at least 1, got {value}")
+    check_counts(config)
     if config.sequence_length is not None and config.sequence_length % config.segment:
         raise TrainError(
             f"--segment {config.segment} must divide --sequence-length {config.sequence_length}"

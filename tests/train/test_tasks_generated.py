@@ -275,7 +275,7 @@ def check_listops(task, batch):
 
 
 def test_listops_one_by_one():
-    task = listops.ListOps(sequence_length=120, packed=False)
+    task = listops.ListOps(sequence_length=120, padding=True)
     batch = task.train_batch(0, 0, 3)
     for x, reset, y, mask in zip(*(np.asarray(a) for a in batch), strict=True):
         (end,) = np.flatnonzero(mask)

@@ -48,8 +48,8 @@ class ListOps(OnHost, Classification):
     """Arguments of an operator; the fewest are two."""
     sequence_length: int = 1024
     """Steps of a sequence."""
-    packed: bool = True
-    """Pack expressions end to end, the last one cut off; otherwise pad a single one with zeros."""
+    padding: bool = False
+    """One expression a sequence, padded with zeros, instead of many end to end, the last cut off."""
 
     def __post_init__(self):
         """Check the options."""
@@ -66,7 +66,7 @@ class ListOps(OnHost, Classification):
         reset, mask = np.zeros((2, length), bool)
         targets = np.zeros(length, np.int32)
         start = 0
-        while start < length and (self.packed or start == 0):
+        while start < length and (start == 0 or not self.padding):
             tokens = self.expression(draw)
             end = min(start + len(tokens), length)
             xs[np.arange(start, end), tokens[: end - start]] = 1
