@@ -129,6 +129,8 @@ def parse_command(args: list[str]) -> Doctor | Bench | Train | TrainLM | Baselin
     start, grid = Train(), Baselines()
     if args[:1] in (["train"], ["baselines"]):
         given, _ = parser.parse_known_args(args)
+        if args[0] == "baselines" and given.config is None:
+            given.preset = given.preset or "baselines"
         start = without_options(start_of_run(given.preset, given.config))
         grid = Baselines(train=replace(start, compare=False))
     commands = (

@@ -35,9 +35,9 @@ class Baselines:
     Runs that are there already are not repeated, and unfinished ones are resumed.
     """
 
-    tasks: tuple[TaskName, ...] = ("digits",)
+    tasks: tuple[TaskName, ...] = ("copy", "mackey_glass", "localization")
     """What to learn."""
-    models: tuple[ModelName, ...] = ("lru", "s5", "min-gru", "gru")
+    models: tuple[ModelName, ...] = ("lru", "s5", "min-gru", "gru", "mlp")
     """Which recurrences to learn it with."""
     seeds: int = 3
     """Runs of each, with the seeds 0, 1, ..."""
@@ -46,7 +46,9 @@ class Baselines:
     linear regression on the last steps."""
     directory: Path = Path("baselines")
     """Folder of the runs, and of runs.csv, table.md and plot.png."""
-    train: Train = field(default_factory=lambda: Train(compare=False))
+    train: Train = field(
+        default_factory=lambda: dataclasses.replace(start("baselines", None), compare=False)
+    )
     """What all runs have in common."""
 
     def __call__(self) -> None:

@@ -13,7 +13,7 @@ from fastscan.train.errors import TrainError
 from fastscan.train.options import fits
 from fastscan.train.task_classes import TaskName
 
-PresetName = Literal["digits", "copy", "scifar", "listops", "imdb"]
+PresetName = Literal["digits", "baselines", "copy", "scifar", "listops", "imdb"]
 if TYPE_CHECKING:
     ModelName = str
 else:

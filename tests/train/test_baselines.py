@@ -17,6 +17,7 @@ ACCURACY = {("lru", 0): 0.5, ("lru", 1): 0.75, ("gru", 0): 0.25, ("gru", 1): 0.2
 @pytest.fixture
 def grid(tmp_path):
     return Baselines(
+        tasks=("digits",),
         models=("lru", "gru"),
         seeds=2,
         references=False,
@@ -95,6 +96,8 @@ def test_a_preset_is_for_the_whole_grid():
     grid = parse_command(["baselines", "--train.preset", "copy", "--train.steps", "5"])
     assert isinstance(grid, Baselines) and not grid.train.compare
     assert (grid.train.steps, grid.train.batch_size) == (5, PRESETS["copy"].batch_size)
+    default = parse_command(["baselines"])
+    assert isinstance(default, Baselines) and default == Baselines()
 
 
 def test_another_grid_needs_another_folder(grid, ran):
