@@ -2,8 +2,9 @@
 
 import csv
 import dataclasses
+import functools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fastscan.train.config import ModelName, TaskName, Train, changed_fields, ch
 from fastscan.train.errors import TrainError
 from fastscan.train.presets import read_config, start, with_options_of_start
 from fastscan.train.rundir import CONFIG, LOG, read_log, write_atomically
+from fastscan.train.termination import Termination
 
 # What the grid sets for every run.
 SET_HERE = ("task", "model", "seed", "name", "directory", "resume")
@@ -32,7 +34,8 @@ class Run:
 class Baselines:
     """Train every model on every task with several seeds, and compare them.
 
-    Runs that are there already are not repeated, and unfinished ones are resumed.
+    Runs that are there already are not repeated, and unfinished ones are resumed. After SIGTERM,
+    the same command goes on.
     """
 
     tasks: tuple[TaskName, ...] = ("copy", "mackey_glass", "localization")
@@ -57,30 +60,18 @@ class Baselines:
         Raises:
             TrainError: the options do not go together, or runs failed.
         """
-        from fastscan.train.loop import train
-
         self._check()
         runs: list[Run] = []
         failures: dict[str, list[str]] = {}
         try:
-            for task in self.tasks:
-                if self.references:
+            with Termination() as termination:
+                for name, results in self._work():
+                    if termination.requested:
+                        break
                     try:
-                        runs += self._references(task)
+                        runs += results()
                     except TrainError as error:
-                        failures.setdefault(str(error), []).append(task)
-                for config in self._configs(task):
-                    run = finished(config)
-                    if run is None:
-                        try:
-                            train(config)
-                        except TrainError as error:
-                            failures.setdefault(str(error), []).append(str(config.name))
-                            continue
-                        run = finished(config)
-                        if run is None:
-                            return
-                    runs.append(run)
+                        failures.setdefault(str(error), []).append(name)
         finally:
             if runs:
                 self._write(runs)
@@ -99,6 +90,8 @@ class Baselines:
                     f"--train.{name} is set for every run by the grid: leave it out, and give "
                     "--tasks, --models, --seeds or --directory"
                 )
+        for config in self.configs():
+            finished(config)
 
     def configs(self) -> Iterator[Train]:
         """Return the config of every run, set to go on where there is a part of it."""
@@ -119,6 +112,14 @@ class Baselines:
                     resume=(self.directory / name / CONFIG).exists(),
                 )
                 yield with_options_of_start(config)
+
+    def _work(self) -> Iterator[tuple[str, Callable[[], list[Run]]]]:
+        """Return what gives the rows of the table, in their order, and its names."""
+        for task in self.tasks:
+            if self.references:
+                yield task, functools.partial(self._references, task)
+            for config in self._configs(task):
+                yield str(config.name), functools.partial(_trained, config)
 
     def _references(self, task: str) -> list[Run]:
         from fastscan.train.build import make_task
@@ -141,6 +142,17 @@ class Baselines:
         write_atomically(self.directory / "table.md", table(runs))
         _plot(runs, self.directory / "plot.png")
         print(f"\n{table(runs)}\nwritten to {self.directory}: runs.csv, table.md, plot.png")
+
+
+def _trained(config: Train) -> list[Run]:
+    """Return the result of a run, which is trained if it is not at its end; SIGTERM leaves none."""
+    from fastscan.train.loop import train
+
+    run = finished(config)
+    if run is None:
+        train(config)
+        run = finished(config)
+    return [] if run is None else [run]
 
 
 def finished(config: Train) -> Run | None:

@@ -27,7 +27,7 @@ from fastscan.train.optimizer import make_optimizer
 from fastscan.train.options import merge, parse
 from fastscan.train.presets import read_config
 from fastscan.train.rundir import CONFIG, create_run, find_run
-from fastscan.train.step import Sums, TrainState, init_state, parameters, score
+from fastscan.train.step import Sums, TrainState, add_up, init_state, parameters, score
 from fastscan.train.tasks import Batch, Task
 from fastscan.train.trackers import check_installed
 
@@ -251,11 +251,7 @@ def make_evaluate(task: Task, segment: int) -> Callable[[SegmentModel, list[Batc
         carry = _initial(model, len(batch.xs))
         return _sums(task, model, carry, _cut(batch, segment), None)[1]
 
-    def evaluate(model, batches):
-        sums = [evaluate_batch(model, batch) for batch in batches]
-        return jax.tree.map(lambda *leaves: sum(leaves), *sums)
-
-    return evaluate
+    return lambda model, batches: add_up(evaluate_batch(model, batch) for batch in batches)
 
 
 def _sums(

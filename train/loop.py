@@ -5,7 +5,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +132,16 @@ class Run:
             shown: dict[str, str] = {}
 
             def evaluate(step: int) -> None:
-                test_batches = task.test_batches(config.batch_size)
-                shown.update(record(step, "test", self.evaluate(state.model, test_batches)))
+                # SIGTERM leaves an evaluation out, since it may take longer than is left.
+                with contextlib.suppress(_Terminated), record.apart():
+                    batches = _until(termination, task.test_batches(config.batch_size))
+                    sums = self.evaluate(state.model, batches)
+                    shown.update(record(step, "test", sums))
 
-            # SIGTERM leaves an evaluation out, since it may take longer than is left.
             if start and self._evaluates(start) and not log.has_test(start):
                 evaluate(start)
+                if termination.requested:
+                    return start, state
             for step in range(start + 1, config.steps + 1):
                 batch = task.train_batch(config.seed, step - 1, config.batch_size)
                 key = jax.random.fold_in(self.dropout_key, step)
@@ -151,18 +155,19 @@ class Run:
                     self._check_losses(unread, checkpoints)
                 if last or step % config.log_every == 0:
                     shown.update(record(step, "train", sums))
-                # It may come at any time, and all of what follows has to agree on whether it has.
-                stop = termination.requested
-                if evaluates and not stop:
+                if evaluates:
                     evaluate(step)
                     improved = log.best_step(task.metric_name, task.higher_is_better) == step
+                # It may come at any time, and all of what follows has to agree on whether it has.
+                stop = termination.requested
                 bar.set_postfix(shown, refresh=False)
                 bar.update()
                 if last or improved or step % config.checkpoint_every == 0 or stop:
                     self._check_losses(unread, checkpoints)
                     self._check_parameters(state, step, checkpoints)
                     best = log.best_step(task.metric_name, task.higher_is_better)
-                    checkpoints.save(step, state, best)
+                    with record.apart():
+                        checkpoints.save(step, state, best)
                 if stop:
                     return step, state
             return None, state
@@ -222,6 +227,17 @@ class Run:
         )
 
 
+class _Terminated(Exception):
+    """SIGTERM came."""
+
+
+def _until(termination: Termination, batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        if termination.requested:
+            raise _Terminated
+        yield batch
+
+
 class _Recorder:
     """Writes records to the log and to the trackers, and says what the progress bar shows."""
 
@@ -231,6 +247,14 @@ class _Recorder:
         self._task, self._log, self._trackers = task, log, trackers
         self._seconds = log.seconds()
         self._began = time.perf_counter() - self._seconds
+        self._apart = 0.0
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave what is done in this `with` out of the tokens per second."""
+        began = time.perf_counter()
+        yield
+        self._apart += time.perf_counter() - began
 
     def __call__(self, step: int, split: str, sums: Sums) -> dict[str, str]:
         loss, metric = sums.means()
@@ -247,8 +271,8 @@ class _Recorder:
             tracker.write(record)
         if split == "test":
             return {"test": f"{metric:.3f}"}
-        speed = self.tokens / (seconds - self._seconds)
-        self.tokens, self._seconds = 0, seconds
+        speed = self.tokens / (seconds - self._seconds - self._apart)
+        self.tokens, self._seconds, self._apart = 0, seconds, 0.0
         return {
             "loss": f"{loss:.3f}",
             self._task.metric_name: f"{metric:.3f}",

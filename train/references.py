@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from fastscan.train.step import score
+from fastscan.train.step import add_up, score
 from fastscan.train.tasks import Batch, Regression, Task
 
 LAGS = 16
@@ -65,11 +65,11 @@ def _training(task: Task, batch_size: int) -> Iterator[Batch]:
 
 def _measure(task: Task, predict: Predict, batch_size: int) -> float:
     score_of = jax.jit(lambda outputs, batch: score(task, outputs, batch))
-    sums = [
+    sums = add_up(
         score_of(jnp.asarray(predict(batch), jnp.float32), batch)
         for batch in task.test_batches(batch_size)
-    ]
-    return jax.tree.map(lambda *leaves: sum(leaves), *sums).means()[1]
+    )
+    return sums.means()[1]
 
 
 def _past(

@@ -1,6 +1,6 @@
 """One update, and one evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
@@ -117,7 +117,7 @@ def make_train_step(
         initial = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (len(batch.xs), *leaf.shape)), model.init_carry()
         )
-        return _add_up(one, initial, (jnp.arange(number), windows))
+        return _sum_of_parts(one, initial, (jnp.arange(number), windows))
 
     gradient_of_part = whole if config.window is None else in_windows
 
@@ -131,7 +131,7 @@ def make_train_step(
             return (), gradient_of_part(model, batch, keys, count)
 
         parts = jax.tree.map(lambda leaf: _cut(leaf, 0, config.accumulate), (batch, keys))
-        return _add_up(one, (), parts)
+        return _sum_of_parts(one, (), parts)
 
     @eqx.filter_jit
     def train_step(state: TrainState, batch: Batch, key: PRNGKeyArray) -> tuple[TrainState, Sums]:
@@ -154,7 +154,7 @@ def _cut(leaf: Array, axis: int, number: int) -> Array:
     return leaf.reshape(*shape[:axis], number, shape[axis] // number, *shape[axis + 1 :])
 
 
-def _add_up(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, parts: Any) -> Any:
+def _sum_of_parts(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, parts: Any) -> Any:
     """Return the sum of what `function` gives for every part, one after another."""
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     shapes = eqx.filter_eval_shape(function, carry, first)[1]
@@ -168,6 +168,11 @@ def _add_up(function: Callable[[Any, Any], tuple[Any, Any]], carry: Any, parts: 
     return lax.scan(body, (carry, zeros), parts)[0][1]
 
 
+def add_up(sums: Iterable[Sums]) -> Sums:
+    """Return the sums of all of them, of which there is at least one."""
+    return jax.tree.map(lambda *leaves: sum(leaves), *sums)
+
+
 def make_evaluate(task: Task, config: Train) -> Callable[[Layer, Any], Sums]:
     """Return the function that gives the sums of a model over batches."""
 
@@ -175,11 +180,7 @@ def make_evaluate(task: Task, config: Train) -> Callable[[Layer, Any], Sums]:
     def evaluate_batch(model, batch):
         return _sums(task, model, None, batch, None, config.dtype)[1]
 
-    def evaluate(model, batches):
-        sums = [evaluate_batch(model, batch) for batch in batches]
-        return jax.tree.map(lambda *leaves: sum(leaves), *sums)
-
-    return evaluate
+    return lambda model, batches: add_up(evaluate_batch(model, batch) for batch in batches)
 
 
 def init_state(model: PyTree, optimizer: optax.GradientTransformation) -> TrainState:

@@ -8,7 +8,8 @@ from types import TracebackType
 class Termination:
     """Within its `with`, SIGTERM sets `requested` instead of ending the process.
 
-    Outside the main thread, where Python cannot handle signals, nothing changes.
+    One within another sets the other's too. Outside the main thread, where Python cannot handle
+    signals, nothing changes.
     """
 
     def __init__(self):
@@ -31,3 +32,6 @@ class Termination:
 
     def _request(self, number, frame) -> None:
         self.requested = True
+        around = getattr(self._previous, "__self__", None)
+        if isinstance(around, Termination):
+            around.requested = True

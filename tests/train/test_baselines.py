@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import os
+import signal
 
 import pytest
 
@@ -10,6 +12,7 @@ from fastscan.train import Train, TrainError, loop
 from fastscan.train.baselines import Baselines, finished
 from fastscan.train.presets import PRESETS
 from fastscan.train.rundir import Log, create_run, find_run
+from fastscan.train.termination import Termination
 
 ACCURACY = {("lru", 0): 0.5, ("lru", 1): 0.75, ("gru", 0): 0.25, ("gru", 1): 0.25}
 
@@ -120,6 +123,20 @@ def test_what_the_grid_sets_cannot_be_given(grid):
         dataclasses.replace(grid, train=dataclasses.replace(grid.train, seed=3))()
     with pytest.raises(TrainError, match="--seeds must be at least 1, got 0"):
         dataclasses.replace(grid, seeds=0)()
+
+
+def test_sigterm_ends_the_grid_after_the_run(grid, ran, monkeypatch):
+    works = loop.train
+
+    def train(config):
+        with Termination():
+            os.kill(os.getpid(), signal.SIGTERM)
+            works(config)
+
+    monkeypatch.setattr(loop, "train", train)
+    grid()
+    assert ran == [("digits-lru-seed0", False)]
+    assert (grid.directory / "table.md").read_text().count("| digits |") == 1
 
 
 def test_what_was_finished_is_tabulated_whatever_comes(grid, ran, monkeypatch):

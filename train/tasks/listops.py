@@ -49,7 +49,7 @@ class ListOps(OnHost, Classification):
     sequence_length: int = 1024
     """Steps of a sequence."""
     padding: bool = False
-    """One expression a sequence, padded with zeros, instead of many end to end, the last cut off."""
+    """One expression a sequence, padded with zeros, instead of many end to end."""
 
     def __post_init__(self):
         """Check the options."""
