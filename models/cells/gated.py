@@ -1,5 +1,6 @@
 """Gated recurrent networks."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -39,6 +40,7 @@ class LSTM(RecurrentCell):
     output_size: int = eqx.field(static=True)
     state_size: int = eqx.field(static=True)
     squash_output: bool = eqx.field(static=True)
+    activation: Callable[[Array], Array] = eqx.field(static=True)
 
     recurrent_parameters: ClassVar[tuple[str, ...]] = ("U",)
 
@@ -50,6 +52,7 @@ class LSTM(RecurrentCell):
         *,
         forget_bias: float = 1.0,
         squash_output: bool = True,
+        activation: Callable[[Array], Array] = jnp.tanh,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
@@ -61,6 +64,7 @@ class LSTM(RecurrentCell):
             output_size: number of output channels; None puts out `h` itself.
             forget_bias: initial bias of the forget gate; large for long memory.
             squash_output: the paper's `o * tanh(c)`; False is `o * c`, as memax 0.1.1 has it.
+            activation: in the place of both tanh, as RNN-JAX allows.
             dtype: of the parameters: float32, float64, or None for JAX's default.
             key: randomness of the initialisation.
         """
@@ -74,6 +78,7 @@ class LSTM(RecurrentCell):
         self.output_size = state_size if output_size is None else output_size
         self.state_size = state_size
         self.squash_output = squash_output
+        self.activation = activation
 
     def init_carry(self) -> tuple[Float[Array, " state"], Float[Array, " state"]]:
         """Return zeros for c and h."""
@@ -93,8 +98,8 @@ class LSTM(RecurrentCell):
         c, h = state
         gates, z = jnp.split(u + weights @ h, [3 * self.state_size])
         f, i, o = jnp.split(sigmoid(gates), 3)
-        c = f * c + i * jnp.tanh(z)
-        return c, o * (jnp.tanh(c) if self.squash_output else c)
+        c = f * c + i * self.activation(z)
+        return c, o * (self.activation(c) if self.squash_output else c)
 
     def hidden(self, states: tuple[Array, Array]) -> Array:
         """Return h."""

@@ -48,17 +48,15 @@ def check_class(cls: str, known: Iterable[str]) -> None:
 def split_statistics(
     parameters: Parameters, batch_stats: Parameters | None
 ) -> tuple[dict[str, ArrayLike], dict[str, ArrayLike]]:
-    """Part what stands below "batch_stats/" or "batch_stats0/" from the rest.
+    """Part what stands below "batch_stats/", or else "batch_stats0/", from the rest.
 
     `batch_stats`, where it is given, comes before that.
     """
-    weights, statistics = {}, {}
-    for path, value in parameters.items():
-        if path.startswith(("batch_stats/", "batch_stats0/")):
-            statistics[path.split("/", 1)[1]] = value
-        else:
-            weights[path] = value
-    return weights, statistics if batch_stats is None else dict(batch_stats)
+    marks = ("batch_stats0/", "batch_stats/")
+    weights = {path: v for path, v in parameters.items() if not path.startswith(marks)}
+    if batch_stats is None:
+        batch_stats = below(parameters, marks[0]) | below(parameters, marks[1])
+    return weights, dict(batch_stats)
 
 
 def literals(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fastscan.models.convert.flax_modules import (
     linear,
     literals,
 )
-from fastscan.models.convert.gated_linear_rnn import ARGUMENTS, from_gated_linear_rnn
+from fastscan.models.convert.gated_linear_rnn_layer import ARGUMENTS, gated_linear_rnn
 from fastscan.models.language import (
     BidirectionalSelfAttention,
     ChannelMixing,
@@ -38,7 +38,7 @@ _OF_MODELS = frozenset(
     "positional_encoding_mode use_head".split()
 )
 _OF_ATTENTION = frozenset({"d_model", "d_h", "n_head", "use_causal_mask"})
-_CLASSES = {
+CLASSES = {
     "GatedLinearRNNLM": _OF_MODELS | ARGUMENTS,
     "TransformerLM": _OF_MODELS | _OF_ATTENTION,
     # The original has no longest call here; we need one.
@@ -69,8 +69,8 @@ def from_gated_linear_rnn_lm(
         ValueError: the class or an option is another one, parameters are missing or unknown, an
             argument is not one of the class's, or a size is not that of the parameters.
     """
-    check_class(cls, _CLASSES)
-    check_arguments(cls, kwargs, _CLASSES[cls])
+    check_class(cls, CLASSES)
+    check_arguments(cls, kwargs, CLASSES[cls])
     options = literals(kwargs)
     if cls == "MultiHeadSelfAttention":
         check_names(cls, params, _names(_ATTENTION_MAPS))
@@ -109,7 +109,7 @@ def from_gated_linear_rnn_lm(
             return _attention(cls, own, options)
         of_layer = {name: value for name, value in kwargs.items() if name in ARGUMENTS}
         check_sizes(options, {"d_h": len(own["out_proj/kernel"])})
-        return from_gated_linear_rnn("GatedLinearRNN", own, **of_layer)
+        return gated_linear_rnn("GatedLinearRNN", own, **of_layer)
 
     eps = float(options.get("eps", 1e-6))
     time = tuple(

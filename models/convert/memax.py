@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from fastscan.models.cells import GRU, LSTM, MGU, Elman, Spherical
 from fastscan.models.chain import Chain, Pointwise
+from fastscan.models.convert.activations import activation
 from fastscan.models.dense import dense
 from fastscan.models.layer import Layer
 from fastscan.models.leaky_relu import leaky_relu
@@ -49,8 +51,10 @@ def from_memax(cls: str, params: Mapping[str, ArrayLike], **kwargs: Any) -> Laye
             `"LinearRNN"` or `"Attention-RoPE"`.
         params: arrays by their path in the original's tree, such as `"algebra/algebra/U_h/weight"`.
         kwargs: the original's constructor arguments, as values or printed. Read are `activation`
-            (Elman: a function or its name), `window_size` and `positional_embedding` (Attention);
-            sizes are read off the parameters, and what only seeds the initialisation is ignored.
+            (a function or its name: of Elman, or else of the trunk), `window_size` and
+            `positional_embedding` (Attention), `layer_kwargs` and `model_kwargs` (dictionaries of
+            these); sizes are read off the parameters, and what only seeds the initialisation is
+            ignored.
 
     Returns:
         The layer. That of a `ResidualModel` is a `Chain`.
@@ -62,14 +66,32 @@ def from_memax(cls: str, params: Mapping[str, ArrayLike], **kwargs: Any) -> Laye
     if name not in _CELLS:
         known = ", ".join(sorted({*_CELLS, *_ALIASES}))
         raise ValueError(f"memax has no cell {cls!r}; known are {known}")
+    of_layer = _group(kwargs, "layer_kwargs").get(cls, {})
+    options = preset | _read(cls, {**kwargs, **of_layer})
+    arrays = {path: jnp.asarray(value) for path, value in params.items()}
+    if any(path.startswith("map_in/") for path in arrays):
+        of_trunk = _read(cls, _group(kwargs, "model_kwargs"))
+        if name != "Elman":
+            of_trunk = options | of_trunk
+        function = activation("activation", of_trunk.get("activation", leaky_relu))
+        return _trunk(cls, _CELLS[name], arrays, options, function)
+    return _CELLS[name].convert(cls, arrays, options)
+
+
+def _read(cls: str, kwargs: _Options) -> dict[str, Any]:
+    """Return what is read of the arguments."""
     unknown = sorted(set(kwargs) - _READ - _IGNORED)
     if unknown:
         raise ValueError(f"unknown arguments of memax's {cls}: {', '.join(unknown)}")
-    options = preset | {k: _literal(v) for k, v in kwargs.items() if k in _READ}
-    arrays = {path: jnp.asarray(value) for path, value in params.items()}
-    if any(path.startswith("map_in/") for path in arrays):
-        return _trunk(cls, _CELLS[name], arrays, options)
-    return _CELLS[name].convert(cls, arrays, options)
+    return {k: _literal(v) for k, v in kwargs.items() if k in _READ}
+
+
+def _group(kwargs: _Options, name: str) -> _Options:
+    """Return the arguments that are given together as `name`."""
+    group = _literal(kwargs.get(name)) or {}
+    if not isinstance(group, Mapping):
+        raise ValueError(f"{name} must be a dictionary, got {group!r}")
+    return group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,19 +149,6 @@ def _literal(value: Any) -> Any:
         return value
 
 
-def _activation(value: Any) -> Callable[[Array], Array]:
-    """Return an activation function from itself, its name, or what it is printed as."""
-    if not isinstance(value, str):
-        return value
-    # Of JAX's usual activations only relu has a derivative of its own, which hides its name.
-    if "custom_jvp" in value:
-        return jax.nn.relu
-    for name in ("leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu", "softplus"):
-        if name in value:
-            return getattr(jax.nn, name)
-    raise ValueError(f"unknown activation {value!r}; pass the function itself")
-
-
 # ---- the trunk -------------------------------------------------------------------------------
 
 
@@ -150,15 +159,25 @@ class _Affine(eqx.Module):
         return dense(self.linear, xs.astype(self.linear.weight.dtype))
 
 
-class _FeedForward(eqx.Module):
+class FeedForward(eqx.Module):
+    """A linear map, a layer norm without parameters and a nonlinearity, for `Pointwise`."""
+
     linear: eqx.nn.Linear
+    activation: Callable[[Array], Array] = eqx.field(static=True)
 
     def __call__(self, xs: Float[Array, "time features"]) -> Float[Array, "time outputs"]:
+        """Map a whole sequence."""
         ys = dense(self.linear, xs.astype(self.linear.weight.dtype))
-        return leaky_relu(to_unit_scale(ys, centred=True))
+        return self.activation(to_unit_scale(ys, centred=True))
 
 
-def _trunk(cls: str, cell: _Cell, arrays: _Arrays, options: _Options) -> Chain:
+def _trunk(
+    cls: str,
+    cell: _Cell,
+    arrays: _Arrays,
+    options: _Options,
+    activation: Callable[[Array], Array],
+) -> Chain:
     """Return `map_in`, then every cell and its feed-forward map, then `map_out`."""
     groups = {path.split("/")[1] for path in arrays if path.startswith(("layers/", "ff/"))}
     layers = range(len(groups))
@@ -167,7 +186,7 @@ def _trunk(cls: str, cell: _Cell, arrays: _Arrays, options: _Options) -> Chain:
     cells = [path for path in arrays if path.split("/")[0] == "layers"]
     _check_names(f"ResidualModel of {cls}", arrays, [*names, *cells])
 
-    def pointwise(function: type[_Affine] | type[_FeedForward], path: str) -> Pointwise:
+    def pointwise(function: Callable[[eqx.nn.Linear], eqx.Module], path: str) -> Pointwise:
         weight = arrays[f"{path}/weight"]
         outputs, inputs = weight.shape
         linear = eqx.nn.Linear(inputs, outputs, dtype=weight.dtype, key=_any_key())
@@ -176,11 +195,12 @@ def _trunk(cls: str, cell: _Cell, arrays: _Arrays, options: _Options) -> Chain:
         )
         return Pointwise(function(linear), inputs, outputs)
 
+    feed_forward = functools.partial(FeedForward, activation=activation)
     parts: list[Layer] = [pointwise(_Affine, "map_in")]
     for i in layers:
         prefix = f"layers/{i}/"
         own = {p.removeprefix(prefix): a for p, a in arrays.items() if p.startswith(prefix)}
-        parts += [cell.convert(cls, own, options), pointwise(_FeedForward, f"ff/{i}/layers/0")]
+        parts += [cell.convert(cls, own, options), pointwise(feed_forward, f"ff/{i}/layers/0")]
     return Chain([*parts, pointwise(_Affine, "map_out")])
 
 
@@ -235,9 +255,9 @@ def _gated(make: Callable[..., Layer], **fixed: Any) -> Callable[[_Arrays, _Opti
 def _elman(arrays: _Arrays, options: _Options) -> Layer:
     units, inputs = arrays["W_h/weight"].shape
     outputs = len(arrays["W_y/weight"])
-    activation = _activation(options.get("activation", jnp.tanh))
+    function = activation("activation", options.get("activation", jnp.tanh))
     dtype = arrays["W_h/weight"].dtype
-    return Elman(inputs, units, outputs, activation=activation, dtype=dtype, key=_any_key())
+    return Elman(inputs, units, outputs, activation=function, dtype=dtype, key=_any_key())
 
 
 def _attention(arrays: _Arrays, options: _Options) -> Layer:
@@ -391,5 +411,5 @@ _REGISTRY_WINDOW = 20
 _READ = frozenset({"activation", "positional_embedding", "window_size"})
 _IGNORED = frozenset(
     "key hidden hidden_size input input_size num_layers output output_size rank recurrent_size "
-    "trace_size context_size layer_kwargs model_kwargs models".split()
+    "trace_size context_size layer_kwargs make_layer_fn model_kwargs models".split()
 )

@@ -48,7 +48,7 @@ def from_minimal_lru(
         cls: "LRU", "SequenceLayer", "StackedEncoderModel", "ClassificationModel" or
             "BatchClassificationModel".
         params: arrays by path, such as "encoder/layers_0/seq/nu_log"; paths of statistics may stand
-            beside them, below "batch_stats/" or "batch_stats0/".
+            beside them, below "batch_stats/" or else "batch_stats0/".
         batch_stats: the statistics by path, such as "encoder/layers_0/normalization/mean"; those in
             `params` by default.
         **kwargs: the original's arguments; used are `n_layers`, `dropout`, `pooling`, `norm`,

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from fastscan.models import cells
 from fastscan.models.chain import Chain, Pointwise
-from fastscan.models.convert.rnn_jax_cells import CELLS, elman, simple
+from fastscan.models.convert.rnn_jax_cells import CELLS, class_of, elman, simple
 from fastscan.models.convert.rnn_jax_layers import (
     FFNMixer,
     GLUMixer,
@@ -53,9 +53,13 @@ def from_rnn_jax(cls, params, **kwargs):
 
     A cell may stand alone, in an encoder, or in an `RNN` with an output map; RNN-JAX then maps the
     last state alone, which is the last row of the outputs here. Networks of cells (`RNN`,
-    `RNNEncoder`, `BidirectionalRNN`, `DeepRNN`, `DeepBidirectionalRNN`, `ReservoirComputer`) take
-    the cell's class as `cell=` and its arguments beside their own; a state-space model without
-    parameters in its mixers takes their class as `mixer=`. Pooling shows in the last row too.
+    `RNNEncoder`, `BidirectionalRNN`, `DeepRNN`, `DeepBidirectionalRNN`, `AutoregressiveRNN`,
+    `ReservoirComputer`) take the cells' arguments beside their own. The classes of the cells are
+    read off the parameters, but for `LeakyElmanCell` and `WilsonCowanCell`, which have those of
+    `ElmanRNNCell`: these need `cell=` (or `fw_cell=` and `bw_cell=`). A state-space model without
+    parameters in its mixers takes their class as `mixer=`. Pooling shows in the last row too. Of
+    the matrices of `ExpRNNCell` and `NonNormalRNNCells` only the values are taken, not what they
+    are made of: trained further, they do not stay what they are.
 
     Arguments that are not given take RNN-JAX's defaults; where it has none, 0.1 and 0.2 for
     `stepsize` and `diffusion`, 0.65, 0.1, 0.7 and 0.2 for `beta_a`, `gamma_a`, `beta_w` and
@@ -89,9 +93,10 @@ def from_rnn_jax(cls, params, **kwargs):
 # Networks of cells.
 
 
-def _member(p: Parameters, prefix: str, o: Options) -> Layer:
-    """Return a cell inside a network; which one, the parameters do not say."""
-    name = o.get("cell", "ElmanRNNCell")
+def _member(p: Parameters, prefix: str, o: Options, argument: str = "cell") -> Layer:
+    """Return a cell inside a network, of the class that is given or read off the parameters."""
+    given = o.get(argument, o.get("cell", None))
+    name = class_of(p, prefix) if given is None else str(given).split("(")[0]
     if name not in CELLS:
         raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {name!r}")
     if name == "ElmanRNNCell":
@@ -113,7 +118,8 @@ def _single(cell: Callable, p: Parameters, o: Options) -> Layer:
 
 
 def _both_ways(p: Parameters, prefix: str, o: Options, **form: bool) -> Bidirectional:
-    forward, backward = (_member(p, prefix + f"{way}_cell/", o) for way in ("forward", "backward"))
+    forward = _member(p, f"{prefix}forward_cell/", o, "fw_cell")
+    backward = _member(p, f"{prefix}backward_cell/", o, "bw_cell")
     return Bidirectional(forward, backward, **form)
 
 
@@ -142,10 +148,13 @@ def _autoregressive(p: Parameters, o: Options) -> Autoregressive:
     if not isinstance(leaks, Sequence) or isinstance(leaks, str):
         leaks = [1.0] * (n - 1) + [float(leaks)]  # RNN-JAX's example: only the last one leaks
     activation = o.function(jnp.tanh)
-    layers = [
-        simple(cells.Elman, p, f"layers/{i}/", leak=float(leak), activation=activation)
-        for i, leak in enumerate(leaks)
-    ]
+
+    def layer(prefix: str, leak: float) -> Layer:
+        if "cell" in o or class_of(p, prefix) != "ElmanRNNCell":
+            return _member(p, prefix, o)
+        return simple(cells.Elman, p, prefix, leak=leak, activation=activation)
+
+    layers = [layer(f"layers/{i}/", float(leak)) for i, leak in enumerate(leaks)]
     return Autoregressive(_read_out(Chain(layers), p), int(o.get("n_steps", 1)))
 
 
@@ -209,6 +218,14 @@ def _without_parameters(default: Callable, p: Parameters, o: Options) -> Layer:
     return Pointwise(o.function(default), int(width))
 
 
+# Those without parameters; the last one is what version 0.0.2 calls the one before.
+_MIXERS: dict[str, Callable] = {
+    "IdentityMixer": jax.nn.identity,
+    "NonLinearityMixer": jax.nn.silu,
+    "NonLinearIdentityMixer": jax.nn.silu,
+}
+
+
 def _deep_ssm(p: Parameters, o: Options) -> Layer:
     layers: list[Layer] = []
     if "in_projection/weight" in p:
@@ -218,8 +235,11 @@ def _deep_ssm(p: Parameters, o: Options) -> Layer:
         layers.append((_lru if ssm + "nu_log" in p else _s5)(p, o, ssm))
         if p.count(mixer):
             layers.append((_ffn if p.count(mixer + "pre_projection/") else _glu)(p, o, mixer))
-        elif o.get("mixer", "IdentityMixer") == "NonLinearityMixer":
-            layers[-1] = Activated(layers[-1], jax.nn.silu)
+        else:
+            name = o.get("mixer", "IdentityMixer")
+            if name not in _MIXERS:
+                raise ValueError(f"mixer must be one of {', '.join(_MIXERS)}, got {name!r}")
+            layers[-1] = Activated(layers[-1], _MIXERS[name])
     pool = o.get("pool_method", "none")
     if pool not in ("none", "mean", "last"):
         raise ValueError(f"pool_method must be 'none', 'mean' or 'last', got {pool!r}")
@@ -250,8 +270,7 @@ _BUILDERS: dict[str, Callable[[Parameters, Options], Layer | Autoregressive]] = 
     "SimplifiedStateSpaceLayer": _s5,
     "GLUMixer": _glu,
     "FFNMixer": _ffn,
-    "IdentityMixer": functools.partial(_without_parameters, lambda xs: xs),
-    "NonLinearityMixer": functools.partial(_without_parameters, jax.nn.silu),
+    **{name: functools.partial(_without_parameters, f) for name, f in _MIXERS.items()},
     "DeepStateSpaceModelEncoder": _deep_ssm,
     "LinearAttentionLayer": _attention,
 }

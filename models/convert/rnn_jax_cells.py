@@ -1,7 +1,7 @@
 """Cells of RNN-JAX, each from the parameters under a prefix."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,12 +44,11 @@ def _indrnn(p: Parameters, prefix: str, o: Options) -> Layer:
 
 
 def _lstm(p: Parameters, prefix: str, o: Options) -> Layer:
-    if o.function(jnp.tanh) is not jnp.tanh:
-        raise ValueError("an LSTM has no nonlinearity but tanh here")
-    gates = "fioc"
+    gates, activation = "fioc", o.function(jnp.tanh)
     arrays = p.take(prefix, *(f"{kind}_{g}{of}" for g in gates for kind, of in _LSTM_PARTS))
     state, inputs = arrays["w_ii"].shape
-    cell = cells.LSTM(inputs, state, dtype=arrays["w_ii"].dtype, key=any_key())
+    dtype = arrays["w_ii"].dtype
+    cell = cells.LSTM(inputs, state, activation=activation, dtype=dtype, key=any_key())
     W, U, b = (_stacked(arrays, *(f"{k}_{g}{of}" for g in gates)) for k, of in _LSTM_PARTS)
     return with_arrays(cell, W=W, U=U, b=b)
 
@@ -163,6 +162,8 @@ def _lipschitz(p: Parameters, prefix: str, o: Options) -> Layer:
 
 
 def _unitary(p: Parameters, prefix: str, o: Options) -> Layer:
+    if o.get("nonlinearity", None) not in (None, "None"):
+        raise ValueError("a unitary network has no nonlinearity but modrelu here")
     arrays = p.take(
         prefix,
         *("v1", "v2", "diag1", "diag2", "diag3", "perm", "in_layer/weight"),
@@ -191,12 +192,13 @@ def _oscillator(p: Parameters, prefix: str, o: Options) -> Layer:
     arrays = p.take(prefix, "w_in", "w_h", "w_z", "b", optional=["gamma", "eps"])
     state, inputs = arrays["w_in"].shape
     heterogeneous = {"gamma": "gamma", "epsilon": "eps"} if "gamma" in arrays else {}
-    range_of_both = (0.0, 1.0)
+    # The arguments of heterogeneous oscillators are the ranges of the initial values.
+    gamma, epsilon = o.get("gamma", 1.0), o.get("eps", 0.8)
     cell = cells.CoRNN(
         inputs,
         state,
-        gamma=range_of_both if heterogeneous else o.number("gamma", 1.0),
-        epsilon=range_of_both if heterogeneous else o.number("eps", 0.8),
+        gamma=(0.0, 1.0) if heterogeneous else float(gamma),
+        epsilon=(0.0, 1.0) if heterogeneous else float(epsilon),
         dt=o.number("dt", 0.05),
         activation=o.function(jnp.tanh if heterogeneous else jax.nn.relu),
         rnn_jax_form=True,
@@ -206,6 +208,19 @@ def _oscillator(p: Parameters, prefix: str, o: Options) -> Layer:
     constants = {ours: arrays[theirs] for ours, theirs in heterogeneous.items()}
     weights = {"W": "w_h", "Z": "w_z", "V": "w_in", "b": "b"}
     return with_arrays(cell, **{k: arrays[v] for k, v in weights.items()}, **constants)
+
+
+def _exponential(parts: Sequence[str], p: Parameters, prefix: str, o: Options) -> Layer:
+    """Return an Elman network with the matrix's value; its parts are no parameters any more."""
+    arrays = p.take(prefix, "A", "w_in", "bias", *parts)
+    A, (state, inputs) = arrays["A"], arrays["w_in"].shape
+    U = jax.scipy.linalg.expm(A - jnp.conj(A).T)
+    if parts:
+        U = U @ (jnp.tril(arrays["tril_wh"], -1) + jnp.diag(arrays["diag_wh"])) @ U.T
+    W, U, b = (jnp.real(array) for array in (arrays["w_in"], U, arrays["bias"]))
+    activation = o.function(jax.nn.relu)
+    cell = cells.Elman(inputs, state, activation=activation, dtype=b.dtype, key=any_key())
+    return with_arrays(cell, W=W, U=U, b=b)
 
 
 CELLS: dict[str, Callable[[Parameters, str, Options], Layer]] = {
@@ -223,7 +238,31 @@ CELLS: dict[str, Callable[[Parameters, str, Options], Layer]] = {
     "LipschitzRNNCell": _lipschitz,
     "UnitaryEvolutionRNNCell": _unitary,
     "CoupledOscillatoryRNNCell": _oscillator,
+    "ExpRNNCell": functools.partial(_exponential, ()),
+    "NonNormalRNNCells": functools.partial(_exponential, ("tril_wh", "diag_wh")),
 }
+
+# What the cells before a cell have not.
+_OWN = {
+    "AntiSymmetricRNNCell": "w_in",
+    "GatedAntiSymmetricRNNCell": "w_g",
+    "CoupledOscillatoryRNNCell": "w_z",
+    "GatedRecurrentUnitCell": "w_fi",
+    "LongShortTermMemoryCell": "w_ci",
+    "LongShortTermMemory": "lstm/weight_ih",
+    "GatedRecurrentUnit": "gru/weight_ih",
+    "ClockWorkRNNCell": "periods",
+    "LipschitzRNNCell": "M_a",
+    "UnitaryEvolutionRNNCell": "diag1",
+}
+
+
+def class_of(p: Parameters, prefix: str) -> str:
+    """Return the class of the cell under `prefix`; a leaky one cannot be told from a plain one."""
+    found = [name for name, parameter in _OWN.items() if prefix + parameter in p]
+    if found:
+        return found[-1]
+    return "IndRNNCell" if p.is_vector(prefix + "w_hh") else "ElmanRNNCell"
 
 
 def _stacked(arrays: Mapping[str, Array], *names: str) -> Array:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, PRNGKeyArray
 
+from fastscan.models.convert.activations import activation
+
 
 def any_key() -> PRNGKeyArray:
     """Return a key for initial values, all of which are replaced."""
@@ -24,6 +26,10 @@ class Parameters:
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
+
+    def is_vector(self, name: str) -> bool:
+        """Return whether there is an array of that name, with one axis."""
+        return name in self._arrays and self._arrays[name].ndim == 1
 
     def take(self, prefix: str, *names: str, optional: Sequence[str] = ()) -> dict[str, Array]:
         """Return the arrays under `prefix`, of the optional ones those that are there."""
@@ -51,7 +57,8 @@ class Options:
     """Constructor arguments, which may be strings."""
 
     ignored = frozenset(
-        "key idim hdim odim in_dim out_dim state_dim model_dim hidden_dim d_model d_head n_heads "
+        "key idim hdim odim in_dim out_dim state_dim model model_dim hidden_dim d_model d_head "
+        "n_heads n_layers complex_weights force_real "
         "kernel_init recurrent_kernel_init bias_init in_std h_std gate_std weight_std use_bias "
         "use_bias_in use_bias_out permutation_type heterogeneous block_sizes periods init_w_h "
         "blocks_lambda delta_min delta_max rho_min rho_max theta_min theta_max in_projection "
@@ -61,6 +68,9 @@ class Options:
     def __init__(self, kwargs: Mapping[str, Any]):
         self._values = dict(kwargs)
         self._unused = set(kwargs) - self.ignored
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
 
     def get(self, name: str, default: Any) -> Any:
         """Return the argument as it was given."""
@@ -73,29 +83,12 @@ class Options:
 
     def function(self, default: Callable, name: str = "nonlinearity") -> Callable:
         """Return the argument as a function of arrays."""
-        given = self.get(name, default)
-        if callable(given):
-            return given
-        for known, function in FUNCTIONS.items():
-            if known in str(given):
-                return function
-        raise ValueError(f"{name} must be a function or one of {', '.join(FUNCTIONS)}: {given!r}")
+        return activation(name, self.get(name, default))
 
     def check_all_used(self, cls: str) -> None:
         """Raise where an argument was not asked for."""
         if self._unused:
             raise ValueError(f"{cls} takes no arguments {', '.join(sorted(self._unused))}")
-
-
-# By a part of their `repr`; `jax.nn.relu` shows itself as a custom_jvp object.
-FUNCTIONS = {
-    "tanh": jnp.tanh,
-    "gelu": jax.nn.gelu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "relu": jax.nn.relu,
-    "custom_jvp": jax.nn.relu,
-}
 
 
 def with_arrays(model: Any, **arrays: Array) -> Any:

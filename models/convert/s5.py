@@ -55,7 +55,7 @@ def from_s5(
         cls: "S5SSM" (or "S5"), "SequenceLayer", "StackedEncoderModel" (or "StackedEncoder"),
             "ClassificationModel" or "BatchClassificationModel".
         params: arrays by path, such as "layers_0/seq/Lambda_re"; paths of statistics may stand
-            beside them, below "batch_stats/" or "batch_stats0/".
+            beside them, below "batch_stats/" or else "batch_stats0/".
         batch_stats: the statistics by path, such as "encoder/layers_0/norm/mean"; those in `params`
             by default.
         **kwargs: the original's arguments, those of the S5SSM also as a printed `ssm`. Used are

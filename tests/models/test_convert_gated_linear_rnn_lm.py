@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan.models.convert import from_gated_linear_rnn_lm
+from fastscan.models.convert import from_gated_linear_rnn, from_gated_linear_rnn_lm
 from fastscan.models.language import LanguageCarry
 from tests.models.golden import Golden, assert_parity, batched
 
@@ -26,6 +26,9 @@ def test_language_model():
     inferred = from_gated_linear_rnn_lm("GatedLinearRNNLM", golden.params)
     y = batched(lambda x: inferred(None, x)[1])(golden.inputs["x"])
     assert_parity(y, golden.outputs["y"])
+    # So does the function for the layers.
+    same = from_gated_linear_rnn(golden.meta["cls"], golden.params, **golden.kwargs)
+    jax.tree.map(np.testing.assert_array_equal, same, model)
 
 
 def test_self_attention():

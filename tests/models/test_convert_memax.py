@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan.models import Chain, Elman, LinearRNN, WindowedAttention
-from fastscan.models.convert.memax import from_memax
+from fastscan.models import Chain, Elman, LinearRNN, Pointwise, WindowedAttention
+from fastscan.models.convert.memax import FeedForward, from_memax
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CELLS = sorted(path.stem for path in GOLDEN.glob("memax_pypi_cell_*.npz"))
@@ -141,6 +141,33 @@ def test_names_of_the_registry():
         assert isinstance(elman, Elman) and elman.activation is expected
 
 
+def test_arguments_of_the_layers_and_of_the_trunk():
+    def converted(cls, **options):
+        params = golden(f"memax_pypi_cell_{cls.replace('Attention', 'Attention_None')}")[1]
+        model = from_memax(cls, trunk(params, 8), **options)
+        assert isinstance(model, Chain)
+        _, cell, feed_forward, _ = model.layers
+        assert isinstance(feed_forward, Pointwise)
+        assert isinstance(feed_forward.function, FeedForward)
+        return cell, feed_forward.function.activation
+
+    default = converted("GRU", layer_kwargs={"LSTM": {"activation": "silu"}})[1]
+    cell, activation = converted("Attention", layer_kwargs="{'Attention': {'window_size': 3}}")
+    assert isinstance(cell, WindowedAttention)
+    assert cell.window_size == 3 and activation is default
+    assert converted("GRU", activation="silu")[1] is jax.nn.silu
+    assert converted("GRU", model_kwargs={"activation": "relu"})[1] is jax.nn.relu
+    both = {"activation": "relu", "model_kwargs": {"activation": "<function selu at 0x7f>"}}
+    cell, activation = converted("Elman", **both)
+    assert isinstance(cell, Elman)
+    assert (cell.activation, activation) == (jax.nn.relu, jax.nn.selu)
+    assert converted("Elman", layer_kwargs={"Elman": {"activation": "elu"}})[1] is default
+    with pytest.raises(ValueError, match="layer_kwargs must be a dictionary, got 'wide'"):
+        converted("GRU", layer_kwargs="wide")
+    with pytest.raises(ValueError, match="unknown arguments of memax's GRU: width"):
+        converted("GRU", model_kwargs={"width": 3})
+
+
 def test_errors_list_what_is_wrong():
     _, params, _ = golden("memax_pypi_cell_GDN")
     with pytest.raises(ValueError, match="no cell 'TTT'; known are Attention, .* DeltaNet"):
@@ -160,5 +187,5 @@ def test_errors_list_what_is_wrong():
     with pytest.raises(ValueError, match="unknown: ff/0/scale"):
         from_memax("GDN", trunk(params, 8) | {"ff/0/scale": np.ones(8)})
     _, params, _ = golden("memax_pypi_cell_Elman")
-    with pytest.raises(ValueError, match="unknown activation 'square'"):
+    with pytest.raises(ValueError, match="activation must be .* one of tanh, .* got 'square'"):
         from_memax("Elman", params, activation="square")

@@ -44,16 +44,24 @@ def test_classifier(name):
     assert isinstance(model, Noncausal) == (golden.kwargs["pooling"] != "none")
 
 
-def test_statistics_beside_the_parameters():
-    golden = Golden(BATCH)
-    model = from_minimal_lru(golden.meta["cls"], golden.params, **golden.kwargs)
+def first_variance(model):
     assert isinstance(model, Classifier) and isinstance(model.trunk, Chain)
     first = model.trunk.layers[1]
     assert isinstance(first, SequenceBlock) and first.norm is not None
-    np.testing.assert_array_equal(
-        first.norm.var,
-        golden.params["batch_stats0/encoder/layers_0/normalization/var"],
-    )
+    return first.norm.var
+
+
+def test_statistics_beside_the_parameters():
+    golden = Golden(BATCH)
+    model = from_minimal_lru(golden.meta["cls"], golden.params, **golden.kwargs)
+    var = "encoder/layers_0/normalization/var"
+    np.testing.assert_array_equal(first_variance(model), golden.params[f"batch_stats0/{var}"])
+    # Those of after some steps come before the initial ones, in any order.
+    prefix = "batch_stats_after_1_train_step/"
+    after = {f"batch_stats/{k}": v for k, v in below(prefix, golden.outputs).items()}
+    for params in (golden.params | after, after | golden.params):
+        model = from_minimal_lru(golden.meta["cls"], params, **golden.kwargs)
+        np.testing.assert_array_equal(first_variance(model), after[f"batch_stats/{var}"])
 
 
 def test_parts_of_a_classifier():

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
-from fastscan.models import cells
+from fastscan.models import Chain, cells
 from fastscan.models.convert.rnn_jax import from_rnn_jax
-from fastscan.models.wrappers import RNN, ReservoirComputer
+from fastscan.models.wrappers import RNN, Bidirectional, ReservoirComputer
 from tests.models.zoo import run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -157,6 +158,78 @@ def test_a_network_takes_the_class_of_its_cells():
     np.testing.assert_array_equal(
         run(alone, None, inputs["x"])[1], run(member, None, inputs["x"])[1]
     )
+
+
+def of_shapes(prefix, **shapes):
+    rng = np.random.default_rng(0)
+    return {f"{prefix}{name}": rng.normal(size=shape) for name, shape in shapes.items()}
+
+
+def classes_of_layers(rnn):
+    assert isinstance(rnn, RNN) and isinstance(rnn.encoder, Chain)
+    return [type(layer) for layer in rnn.encoder.layers]
+
+
+def test_classes_of_cells_are_read_off_their_parameters():
+    def of_lstm(prefix, inputs, units):
+        kinds = {"i": (units, inputs), "h": (units, units)}
+        weights = {f"w_{gate}{of}": shape for gate in "ifoc" for of, shape in kinds.items()}
+        biases = {f"b_{gate}": (units,) for gate in "ifoc"}
+        return of_shapes(prefix, **weights, **biases)
+
+    params = (
+        of_shapes("layers/0/cell/", w_hh=(4, 4), w_ih=(4, 3), b=(4,))
+        | of_lstm("layers/1/cell/", 4, 5)
+        | of_shapes("layers/2/cell/", w_in=(2, 5), w_h=(2, 2), w_z=(2, 2), b=(2,))
+        | of_shapes("layers/3/cell/", w_hh=(3,), w_ih=(3, 2), b=(3,))
+        | of_shapes("out_layer/", weight=(3, 3), bias=(3,))
+    )
+    deep = from_rnn_jax("DeepRNN", params)
+    expected = [cells.Elman, cells.LSTM, cells.CoRNN, cells.IndRNN]
+    assert classes_of_layers(deep) == expected
+    flat = {path.replace("/cell/", "/"): value for path, value in params.items()}
+    assert classes_of_layers(from_rnn_jax("AutoregressiveRNN", flat).layer) == expected
+    lstm = of_lstm("forward_cell/", 3, 2) | of_shapes(
+        "backward_cell/", w_hh=(2, 2), w_ih=(2, 3), b=(2,)
+    )
+    both = from_rnn_jax("BidirectionalRNNEncoder", lstm, bw_cell="WilsonCowanCell(idim=3)")
+    assert isinstance(both, Bidirectional)
+    assert isinstance(both.forward_layer, cells.LSTM)
+    assert isinstance(both.backward_layer, cells.WilsonCowan)
+
+
+def test_arguments_that_initialise_or_change_the_equation():
+    params = of_shapes("", w_in=(2, 3), w_h=(2, 2), w_z=(2, 2), b=(2,), gamma=(2,), eps=(2,))
+    ranges = {"gamma": "(0.5, 1.0)", "eps": (0.1, 0.4), "heterogeneous": "True"}
+    model = from_rnn_jax("CoupledOscillatoryRNNCell", params, **ranges)
+    assert isinstance(model, cells.CoRNN)
+    np.testing.assert_array_equal(model.gamma, params["gamma"])
+    params = golden("cell_LongShortTermMemoryCell")[1]
+    rnn = from_rnn_jax("LongShortTermMemoryCell", params, nonlinearity="leaky_relu")
+    assert isinstance(rnn, RNN) and isinstance(rnn.encoder, cells.LSTM)
+    assert rnn.encoder.activation is jax.nn.leaky_relu
+    unitary = golden("cell_UnitaryEvolutionRNNCell")[1]
+    from_rnn_jax("UnitaryEvolutionRNNCell", unitary, nonlinearity="None")
+    with pytest.raises(ValueError, match="no nonlinearity but modrelu"):
+        from_rnn_jax("UnitaryEvolutionRNNCell", unitary, nonlinearity="tanh")
+    params = golden("deepssm_none")[1]
+    params = {path: array for path, array in params.items() if not path.startswith("mixers/")}
+    with pytest.raises(ValueError, match="mixer must be one of IdentityMixer, .*, got 'GLU'"):
+        from_rnn_jax("DeepStateSpaceModelEncoder", params, mixer="GLU")
+
+
+@pytest.mark.parametrize("cls", ["ExpRNNCell", "NonNormalRNNCells"])
+def test_matrices_by_an_exponential(cls):
+    params = of_shapes("", A=(3, 3), w_in=(3, 2), bias=(3,))
+    P = scipy.linalg.expm(params["A"] - params["A"].T)
+    U = P
+    if cls == "NonNormalRNNCells":
+        params |= of_shapes("", tril_wh=(3, 3), diag_wh=(3,))
+        U = P @ (np.tril(params["tril_wh"], -1) + np.diag(params["diag_wh"])) @ P.T
+    model = from_rnn_jax(cls, params)
+    assert isinstance(model, cells.Elman)
+    np.testing.assert_allclose(model.U, U, atol=1e-12)
+    assert model.activation is jax.nn.relu
 
 
 def test_errors_list_what_is_wrong():
