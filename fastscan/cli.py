@@ -21,7 +21,7 @@ from fastscan.train.config import Train
 from fastscan.train.errors import TrainError
 from fastscan.train.language import TrainLM
 from fastscan.train.presets import start as start_of_run
-from fastscan.train.presets import without_options
+from fastscan.train.presets import start_of_language, without_options
 
 # What `pip install 'fastscan[EXTRA]'` brings, by the names under which it is imported.
 EXTRAS = {
@@ -120,12 +120,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def parse_command(args: list[str]) -> Doctor | Bench | Train | TrainLM | Baselines:
     """Return the command that the arguments stand for."""
-    if args[:2] == ["train", "lm"]:
-        return tyro.cli(TrainLM, prog="fastscan train lm", args=args[2:])
     # The defaults of training depend on these, so they are read before all others.
     parser = argparse.ArgumentParser("fastscan", add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", "--train.preset")
     parser.add_argument("--config", "--train.config", type=Path)
+    if args[:2] == ["train", "lm"]:
+        default = without_options(start_of_language(parser.parse_known_args(args)[0].config))
+        return tyro.cli(TrainLM, prog="fastscan train lm", default=default, args=args[2:])
     start, grid = Train(), Baselines()
     if args[:1] in (["train"], ["baselines"]):
         given, _ = parser.parse_known_args(args)

@@ -18,6 +18,8 @@ else:
 class TrainLM:
     """Train a language model on long sequences, segment by segment, in constant memory."""
 
+    config: Path | None = None
+    """The config.json of another run to start from."""
     text: str | None = None
     """File to learn the bytes of, in place of the task. Its last twentieth is the test set."""
     task: Literal["text", "recall", "copy-over-filler"] = "recall"
@@ -77,8 +79,9 @@ class TrainLM:
     def __call__(self) -> None:
         """Run the training."""
         from fastscan.train.language_run import train_language_model
+        from fastscan.train.presets import with_options_of_start
 
-        train_language_model(self)
+        train_language_model(with_options_of_start(self))
 
 
 AnyRun = Train | TrainLM

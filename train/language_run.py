@@ -267,7 +267,7 @@ def _sums(
         if key is not None:
             key = jax.random.fold_in(key, index)
         carry, logits = model(carry, segment.xs, reset=segment.reset, key=key)
-        return carry, score(task, logits, segment)
+        return carry, score(task, logits.astype(jnp.float32), segment)
 
     def body(carry_and_sums, index_and_segment):
         carry, total = carry_and_sums

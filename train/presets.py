@@ -7,9 +7,10 @@ from typing import TypeVar
 
 from fastscan.train.config import Architecture, Optimizer, Train, from_json
 from fastscan.train.errors import TrainError
+from fastscan.train.language import TrainLM
 from fastscan.train.options import merge
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", Train, TrainLM)
 
 # The defaults of minimal-LRU (https://github.com/NicolasZucchet/minimal-LRU), a reproduction of
 # Orvieto et al. 2023, arXiv:2303.06349. Layer normalisation, which is causal and has no state,
@@ -69,6 +70,28 @@ def start(preset: str | None, config: Path | None) -> Train:
     return dataclasses.replace(PRESETS[preset], preset=preset)
 
 
+def start_of_language(config: Path | None) -> TrainLM:
+    """Return the config that options of a language model are put on top of.
+
+    Raises:
+        TrainError: the file is not a config.
+    """
+    if config is None:
+        return TrainLM()
+    return dataclasses.replace(read_config(config, TrainLM), config=config)
+
+
+def start_of(config: Config) -> Config:
+    """Return what a config starts from.
+
+    Raises:
+        TrainError: that cannot be read.
+    """
+    if isinstance(config, Train):
+        return start(config.preset, config.config)
+    return start_of_language(config.config)
+
+
 def read_config(path: Path, cls: type[Config] = Train) -> Config:
     """Return the config in a file.
 
@@ -83,17 +106,17 @@ def read_config(path: Path, cls: type[Config] = Train) -> Config:
         raise TrainError(f"{path} is not a config of this version of fastscan: {error}") from None
 
 
-def without_options(config: Train) -> Train:
+def without_options(config: Config) -> Config:
     """Return the config without the options of its task and its model."""
     return dataclasses.replace(config, task_options=(), model_options=())
 
 
-def with_options_of_start(config: Train) -> Train:
+def with_options_of_start(config: Config) -> Config:
     """Return the config with the options of what it starts from, where those are for its classes.
 
     What the config has itself wins.
     """
-    before = start(config.preset, config.config)
+    before = start_of(config)
     task_options = before.task_options if config.task == before.task else ()
     model_options = before.model_options if config.model == before.model else ()
     return dataclasses.replace(

@@ -36,14 +36,14 @@ def references(task: Task, batch_size: int) -> dict[str, float]:
     predict: dict[str, Predict] = {}
     first = task.train_batch(0, 0, batch_size)
     is_linear = isinstance(task, Regression) and jnp.issubdtype(first.xs.dtype, jnp.floating)
-    counted = [
-        (np.asarray(batch.targets)[mask], *(a[mask] for a in (_past(batch) if is_linear else ())))
-        for batch in _training(task, batch_size)
-        if (mask := np.asarray(batch.mask)).any()
-    ]
-    if not counted:
+    seen = []
+    for batch in _training(task, batch_size):
+        counts = np.asarray(batch.mask)
+        arrays = (np.asarray(batch.targets), *(_past(batch) if is_linear else ()))
+        seen.append([array[counts] for array in arrays])
+    targets, *past = map(np.concatenate, zip(*seen, strict=True))
+    if not len(targets):
         return {}
-    targets, *past = map(np.concatenate, zip(*counted, strict=True))
     if (constant := task.constant(targets)) is not None:
         shape = (task.sequence_length, len(constant))
         predict["constant"] = lambda batch: np.broadcast_to(constant, (len(batch.mask), *shape))

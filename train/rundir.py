@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from fastscan.train.config import PLACEMENT, Train, changed_fields, to_json
 from fastscan.train.errors import TrainError
 from fastscan.train.language import AnyRun, TrainLM
-from fastscan.train.presets import read_config, start
+from fastscan.train.presets import read_config, start_of
 
 Config = TypeVar("Config", Train, TrainLM)
 
@@ -110,8 +110,7 @@ def _existing_run(config: Config) -> tuple[Path, Config]:
             "start one, or check --name and --directory"
         )
     saved = read_config(path / CONFIG, type(config))
-    before = start(config.preset, config.config) if isinstance(config, Train) else type(config)()
-    if changed := changed_fields(config, saved, before):
+    if changed := changed_fields(config, saved, start_of(config)):
         raise TrainError(
             f"{', '.join(changed)} differs from what {path} was started with: leave it out to "
             "resume, or start another run"

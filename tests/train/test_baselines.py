@@ -105,9 +105,12 @@ def test_a_preset_is_for_the_whole_grid():
 
 def test_another_grid_needs_another_folder(grid, ran):
     grid()
-    other = dataclasses.replace(grid, train=dataclasses.replace(grid.train, steps=8))
+    train = dataclasses.replace(grid.train, steps=8)
+    # One that has not been run is not run now.
+    other = dataclasses.replace(grid, train=train, models=("mlp", "lru"))
     with pytest.raises(TrainError, match="seed0 was run with another --steps: give another --dir"):
         other()
+    assert len(ran) == 4
 
 
 def test_other_options_of_the_model_are_another_grid(grid, ran):

@@ -13,6 +13,7 @@ import pytest
 
 from fastscan.cli import parse_command
 from fastscan.train import TrainError
+from fastscan.train.config import to_json
 from fastscan.train.language import TrainLM
 from fastscan.train.language_run import (
     make_model,
@@ -20,6 +21,8 @@ from fastscan.train.language_run import (
     make_train_step,
     train_language_model,
 )
+from fastscan.train.presets import with_options_of_start
+from fastscan.train.rundir import create_run, find_run
 from fastscan.train.step import init_state
 from fastscan.train.text import CopyOverFiller, Recall, Text
 
@@ -268,6 +271,27 @@ def test_the_command_line(tmp_path):
     config = parse_command(["train", "lm", "--text", str(text), "--model", "rmt"])
     assert config == TrainLM(text=str(text), model="rmt")
     assert isinstance(parse_command(["train", "--steps", "3"]), type(parse_command(["train"])))
+
+
+def test_the_config_of_another_run_is_below_what_is_given(tmp_path):
+    path = tmp_path / "config.json"
+    saved = TrainLM(steps=7, segment=8, task_options=("keys=3",), model_options=("num_layers=1",))
+    path.write_text(json.dumps(to_json(saved)))
+    place = ("train", "lm", "--config", str(path), "--directory", str(tmp_path), "--name", "run")
+
+    def command(*args):
+        config = parse_command([*place, *args])
+        assert isinstance(config, TrainLM)
+        return with_options_of_start(config)
+
+    config = command("--segment", "4", "--model-options", "positions=none")
+    assert (config.steps, config.segment, config.task_options) == (7, 4, ("keys=3",))
+    assert config.model_options == ("num_layers=1", "positions=none")
+    assert command("--model", "gla").model_options == ()
+    create_run(*find_run(command()))
+    assert to_json(find_run(command("--resume"))[1]) == to_json(saved)
+    with pytest.raises(TrainError, match="--segment differs"):
+        find_run(command("--resume", "--segment", "4"))
 
 
 def test_errors(tmp_path):

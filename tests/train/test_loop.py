@@ -19,7 +19,8 @@ from fastscan.train.checkpoint import Checkpoints
 from fastscan.train.loop import Run, train
 from fastscan.train.optimizer import make_optimizer
 from fastscan.train.presets import PRESETS
-from fastscan.train.step import TrainState
+from fastscan.train.rundir import Log
+from fastscan.train.step import Sums, TrainState
 from fastscan.train.tasks.digits import Digits
 
 # Dropout, so that the random numbers have to be resumed as well.
@@ -148,6 +149,19 @@ def test_sigterm_saves_and_ends(uninterrupted, tmp_path, monkeypatch, capsys):
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == 4
     assert [r["split"] for r in records(tmp_path)] == ["train"] * 4
     assert_resumes(tmp_path, uninterrupted)
+
+
+def test_tokens_a_second_are_those_of_training(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+    record = loop._Recorder(Digits(), Log(tmp_path / "log.jsonl", 0), [])
+    one = jnp.ones(())
+    for _ in range(2):
+        record.tokens, now = 100, now + 4
+        with record.apart():
+            now += 6
+            record(1, "test", Sums(one, one, one))
+        assert record(1, "train", Sums(one, one, one))["tokens/s"] == "25"
 
 
 def test_a_finished_run_whose_log_is_gone_is_evaluated_again(uninterrupted, tmp_path):
