@@ -50,6 +50,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def physical_memory() -> int:
+    """The bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _matters(variable: str) -> bool:
     return variable == "XLA_FLAGS" or variable.startswith("MALLOC_")
 

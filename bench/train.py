@@ -9,7 +9,6 @@ second and third ones are of parameters that gradients have changed.
 from __future__ import annotations
 
 import dataclasses
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -102,7 +101,7 @@ class _Step:
         self._program = cast(Any, step).lower(self._state, *self._inputs).compile()
         self.compile = round(time.perf_counter() - began, 4)
         self.memory = _memory(self._program)
-        if self.memory > (there := _physical_memory()):
+        if self.memory > (there := environment.physical_memory()):
             raise MemoryError(f"needs {_gigabytes(self.memory)} of {_gigabytes(there)}")
         # The first calls take pages from the system.
         self.first_losses = [self.run()[1] for _ in range(3)]
@@ -175,10 +174,6 @@ def _memory(program: Any) -> int:
         + analysis.temp_size_in_bytes
         - analysis.alias_size_in_bytes
     )
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gigabytes(size: int) -> str:

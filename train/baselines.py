@@ -10,7 +10,12 @@ from pathlib import Path
 
 from fastscan.train.config import ModelName, TaskName, Train, changed_fields, check
 from fastscan.train.errors import TrainError
-from fastscan.train.presets import read_config, start, with_options_of_start
+from fastscan.train.presets import (
+    read_config,
+    start,
+    with_options_of_start,
+    without_options,
+)
 from fastscan.train.rundir import CONFIG, LOG, read_log, write_atomically
 from fastscan.train.termination import Termination
 
@@ -50,7 +55,9 @@ class Baselines:
     directory: Path = Path("baselines")
     """Folder of the runs, and of runs.csv, table.md and plot.png."""
     train: Train = field(
-        default_factory=lambda: dataclasses.replace(start("baselines", None), compare=False)
+        default_factory=lambda: dataclasses.replace(
+            without_options(start("baselines", None)), compare=False
+        )
     )
     """What all runs have in common."""
 

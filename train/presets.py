@@ -45,7 +45,12 @@ PRESETS = {
     "digits": Train(model_options=("state_size=128", "r_min=0.9", "r_max=0.999")),
     # What `fastscan baselines` starts from.
     "baselines": Train(
-        task="copy", steps=300, batch_size=32, evaluate_every=100, checkpoint_every=300
+        task="copy",
+        model_options=("state_size=64", "r_min=0.9", "r_max=0.999"),
+        steps=300,
+        batch_size=32,
+        evaluate_every=300,
+        checkpoint_every=300,
     ),
     "copy": _minimal_lru("copy", examples=20_000, epochs=4, pooling=None),
     "scifar": _minimal_lru("scifar", examples=50_000, epochs=180),

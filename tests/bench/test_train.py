@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from fastscan.bench import train
+from fastscan.bench import environment, train
 from fastscan.bench.cli import Bench
 from fastscan.bench.train import Result
 from fastscan.train import Architecture, step
@@ -18,7 +18,7 @@ RESULTS = [
 
 def test_what_does_not_fit_is_not_run(monkeypatch):
     monkeypatch.setattr(train, "ARCHITECTURE", Architecture(hidden_size=2, num_layers=1))
-    monkeypatch.setattr(train, "_physical_memory", lambda: 1000)
+    monkeypatch.setattr(environment, "physical_memory", lambda: 1000)
     monkeypatch.setattr(train, "find_baseline", lambda *_: None)
     (ours,) = train.run((8,), 0.0, ("lru",))
     assert ours.failure is not None and ours.failure.startswith("MemoryError: needs")
