@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 import fastscan
+from fastscan.models.dense import scale
 from fastscan.models.layer import Implementation, Layer
 from fastscan.models.state_space.discretization import (
     Discretization,
@@ -177,7 +178,7 @@ class S4D(Layer):
         return carry, self._output(ys, u, xs), None
 
     def _output(self, ys, u, xs):
-        return (ys + self.D * u).astype(xs.dtype)
+        return (ys + scale(u, self.D)).astype(xs.dtype)
 
     def _convolve(
         self,
