@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from fastscan.models.dense import dense, scale
+from fastscan.models.dense import dense
 from fastscan.models.layer import Implementation, Layer
 from fastscan.models.linear_attention.attention import (
     Operands,
@@ -155,6 +155,6 @@ class Mamba2(Layer):
             return_states=return_states,
             implementation=self.implementation,
         )
-        ys += scale(u, self.D.reshape(*heads_shape(self.num_heads), 1))
+        ys += self.D.reshape(*heads_shape(self.num_heads), 1) * u
         ys = dense(self.out_proj, rms_norm(merge_heads(ys) * jax.nn.silu(z), self.norm))
         return (before, S), ys.astype(xs.dtype), (windows, states) if return_states else None

@@ -10,7 +10,6 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from fastscan.models.dense import scale
 from fastscan.models.layer import Implementation
 from fastscan.models.linear_recurrence import LinearRecurrence
 from fastscan.models.memoroids.skew import expm_skew
@@ -145,5 +144,5 @@ class RotRNN(LinearRecurrence):
         parts = jnp.stack([jnp.real(hs), jnp.imag(hs)], axis=3)
         ys = parts.reshape(len(xs), heads * head_size) @ C.T
         skip = xs.astype(ys.dtype)
-        ys += scale(skip, self.D) if self.D.ndim == 1 else skip @ self.D.T
+        ys += skip * self.D if self.D.ndim == 1 else skip @ self.D.T
         return ys.astype(xs.dtype)

@@ -10,7 +10,6 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from fastscan.models.dense import scale
 from fastscan.models.layer import Implementation
 from fastscan.models.linear_recurrence import LinearRecurrence
 from fastscan.models.state_space.complex_maps import real_part, to_complex
@@ -141,5 +140,5 @@ class LRU(LinearRecurrence):
         """Return `Re(C h) + D x`."""
         ys = real_part(hs, self.C_re, self.C_im)
         skip = xs.astype(ys.dtype)
-        ys += scale(skip, self.D) if self.D.ndim == 1 else skip @ self.D.T
+        ys += skip * self.D if self.D.ndim == 1 else skip @ self.D.T
         return ys.astype(xs.dtype)

@@ -12,7 +12,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 import fastscan
-from fastscan.models.dense import scale
 from fastscan.models.layer import Implementation, Noncausal
 from fastscan.models.linear_recurrence import LinearRecurrence
 from fastscan.models.state_space.complex_maps import real_part, to_complex
@@ -179,7 +178,7 @@ class S5(LinearRecurrence):
         """Return `2 Re(C h) + D x`, or `Re(C h) + D x` without conjugate symmetry."""
         ys = self.weight_of_a_state * real_part(hs, self.C_re, self.C_im)
         skip = xs.astype(ys.dtype)
-        ys += scale(skip, self.D) if self.D.ndim == 1 else skip @ self.D.T
+        ys += skip * self.D if self.D.ndim == 1 else skip @ self.D.T
         return ys.astype(xs.dtype)
 
     @property
