@@ -200,16 +200,16 @@ class S4D(Layer):
         out = C * powers[1:]
         out = jnp.concatenate([jnp.real(out), -jnp.imag(out)], axis=-1)
 
+        lag = jnp.arange(steps)[None, :] - jnp.arange(steps)[:, None]
+        local = jnp.where((lag >= 0)[:, :, None], response[jnp.maximum(lag, 0)], 0)
         if reset is None:
             kept, restarts = u, None
-            lag = jnp.arange(steps)[None, :] - jnp.arange(steps)[:, None]
-            local = jnp.where((lag >= 0)[:, :, None], response[jnp.maximum(lag, 0)], 0)
             ys = jnp.einsum("csd,std->ctd", u, local)
         else:
             last_reset, next_reset = _neighbouring_resets(reset)
             kept = jnp.where((next_reset == steps)[:, :, None], u, 0)
             restarts = last_reset[:, -1] >= 0
-            ys = _convolve_between_resets(u, response, last_reset, next_reset)
+            ys = _convolve_between_resets(u, local, last_reset, next_reset)
         added = lax.complex(*jnp.split(jnp.einsum("csd,sdn->cdn", kept, into), 2, axis=-1))
         last, after = fastscan.linear_scan(
             powers[-1], added, carry, reset=restarts, implementation=self.implementation
@@ -234,30 +234,17 @@ def _neighbouring_resets(
     return last, following
 
 
-def _from_half_to_half(
-    response: Float[Array, "steps channels"],
-) -> Float[Array, "channels half half"]:
-    """Return what step s of the first half adds to step t of the second, `response[half + t - s]`.
-
-    In repeated copies of a row, every line of a matrix begins one entry further to the left. The
-    gradient of a gather by index would be a scatter.
-    """
-    steps, channels = response.shape
-    half = steps // 2
-    copies = jnp.tile(jnp.roll(response.T, -half, axis=1), half)[:, : half * (steps - 1)]
-    return copies.reshape(channels, half, steps - 1)[:, :, :half]
-
-
 def _convolve_between_resets(
     u: Float[Array, "chunks steps channels"],
-    response: Float[Array, "steps channels"],
+    local: Float[Array, "steps steps channels"],
     last_reset: Int[Array, "chunks steps"],
     next_reset: Int[Array, "chunks steps"],
 ) -> Float[Array, "chunks steps channels"]:
     """Convolve every chunk, of a power of two steps, with what no reset separates.
 
-    Half of a chunk adds to the other what comes after its last reset, as far as the first one
-    there, by a matrix product for each channel; then each half is halved in turn.
+    Step s adds `local[s, t] * u[s]` to step t, which depends on t - s alone. Half of a chunk adds
+    to the other what comes after its last reset, as far as the first one there, by a matrix product
+    for each channel; then each half is halved in turn.
     """
     steps, channels = u.shape[1:]
     at = jnp.arange(steps)
@@ -269,9 +256,9 @@ def _convolve_between_resets(
         reaches = (next_reset >= middle + half).reshape(-1, 2, half)[:, 0]
         reached = (last_reset < middle).reshape(-1, 2, half)[:, 1]
         sent = jnp.where(reaches, by_channel.reshape(channels, -1, 2, half)[:, :, 0], 0)
-        across = _from_half_to_half(response[: 2 * half])
-        got = jnp.where(reached, jnp.einsum("dps,dst->dpt", sent, across), 0)
-        ys += jnp.stack([jnp.zeros_like(got), got], axis=2).reshape(ys.shape)
+        got = jnp.einsum("dps,std->dpt", sent, local[:half, half : 2 * half])
+        got = jnp.where(reached, got, 0)
+        ys += jnp.pad(got, [(0, 0), (0, 0), (half, 0)]).reshape(ys.shape)
         half //= 2
 
     # Of a block, what no reset separates is few steps back.
@@ -280,5 +267,5 @@ def _convolve_between_resets(
     total = jnp.moveaxis(ys, 0, 2).reshape(-1, channels)
     for lag in range(_BLOCK_STEPS):
         tap = padded[_BLOCK_STEPS - lag :][: len(total)]
-        total += scale(jnp.where(lag <= reach, tap, 0), response[lag])
+        total += scale(jnp.where(lag <= reach, tap, 0), local[0, lag])
     return total.reshape(u.shape)
