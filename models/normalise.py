@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fastscan.models.dense import scale
+
 
 def normalise(
     norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm, xs: Float[Array, "... features"]
@@ -15,7 +17,7 @@ def normalise(
     wide = xs.astype(jnp.result_type(xs.dtype, jnp.float32))
     ys = to_unit_scale(wide, isinstance(norm, eqx.nn.LayerNorm), norm.eps)
     if norm.weight is not None:
-        ys = norm.weight * ys
+        ys = scale(ys, norm.weight)
     if norm.bias is not None:
         ys = ys + norm.bias
     return ys.astype(xs.dtype)

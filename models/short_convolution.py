@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from fastscan.models.dense import scale
 from fastscan.models.layer import Layer
 
 
@@ -67,7 +68,7 @@ class ShortConvolution(Layer):
                 cut = since if cut is None else cut | since
                 tap = jnp.where(cut[:, None], 0, tap)
             taps.append(tap)
-        ys = self.bias + sum(weight * tap for weight, tap in zip(self.weight, taps, strict=True))
+        ys = self.bias + sum(map(scale, taps, self.weight))
 
         states = None
         if return_states:

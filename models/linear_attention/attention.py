@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 import fastscan
-from fastscan.models.dense import dense
+from fastscan.models.dense import dense, scale
 from fastscan.models.layer import Implementation, Layer
 from fastscan.models.normalise import to_unit_scale
 
@@ -67,7 +67,7 @@ def unit(x: Float[Array, "... keys"], axes: int | tuple[int, ...] = -1) -> Array
 
 def rms_norm(ys: Float[Array, "... values"], weight: Float[Array, "... values"]) -> Array:
     """Return `weight * ys / rms(ys)`, with the root mean square over the last axis."""
-    return weight * to_unit_scale(ys, centred=False)
+    return scale(to_unit_scale(ys, centred=False), weight)
 
 
 def maps(

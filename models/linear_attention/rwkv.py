@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from fastscan.models.dense import dense
+from fastscan.models.dense import dense, scale
 from fastscan.models.layer import Implementation, Layer
 from fastscan.models.linear_attention.attention import (
     Operands,
@@ -140,7 +140,7 @@ class RWKV6(Layer):
         earlier = following[:-1]
         if reset is not None:
             earlier = jnp.where(reset[:, None], 0, earlier)
-        x_r, x_k, x_v, x_w, x_g = (inputs + mu * (earlier - inputs) for mu in self.mu)
+        x_r, x_k, x_v, x_w, x_g = (inputs + scale(earlier - inputs, mu) for mu in self.mu)
         r = split_heads(dense(self.Q, x_r), heads, self.key_size)
         k = split_heads(dense(self.K, x_k), heads, self.key_size)
         v = split_heads(dense(self.V, x_v), heads, self.value_size)
@@ -153,7 +153,7 @@ class RWKV6(Layer):
         S, ys = self._past(r, k, v, log_w, S, reset)
         u = self.u.reshape(*heads_shape(heads), self.key_size)
         ys += jnp.sum(r * u * k, -1, keepdims=True) * v
-        ys = self.norm_weight * to_unit_scale(ys, centred=True) + self.norm_bias
+        ys = scale(to_unit_scale(ys, centred=True), self.norm_weight) + self.norm_bias
         ys = merge_heads(ys)
         ys = dense(self.output, ys * jax.nn.silu(dense(self.gate, x_g))).astype(xs.dtype)
         return (following[-1], S), ys, states

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Complex, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray
 
 import fastscan
+from fastscan.models.dense import scale
 from fastscan.models.layer import Implementation, Layer
 from fastscan.models.state_space.discretization import (
     Discretization,
@@ -23,8 +24,10 @@ from fastscan.models.state_space.hippo import normal_legs
 
 Initialisation = Literal["lin", "inv", "legs"]
 
-# The steps of a chunk, whose states, at 64 channels with 32 complex states each, take 1 MB.
+# The steps of a chunk, a power of two.
 _CHUNK_STEPS = 64
+# Of so few steps, the convolution is summed lag by lag.
+_BLOCK_STEPS = 4
 
 
 def eigenvalues(initialisation: Initialisation, state_size: int) -> np.ndarray:
@@ -66,10 +69,10 @@ class S4D(Layer):
 
     The paper runs the recurrence as one convolution, which knows neither resets nor a carry. Here
     chunks of 64 steps are convolved, by matrix products, and a recurrence takes the state from one
-    chunk to the next. With resets, `fastscan.linear_scan` runs over the steps of a chunk after the
-    other, and the gradient computes their states again, which takes longer. Either way the states
-    of all steps, `(T, channels, N / 2)`, exist only where they are asked for. A NaN in the inputs
-    of a sequence without resets is seen in all outputs of its chunk, the earlier ones too.
+    chunk to the next. With resets, a chunk is halved again and again, and half of it convolved with
+    the other as far as no reset lies between them. Either way the states of all steps,
+    `(T, channels, N / 2)`, exist only where they are asked for. A NaN in the inputs of a sequence
+    without resets is seen in all outputs of its chunk, the earlier ones too.
 
     Gu et al., "On the parameterization and initialization of diagonal state space models",
     NeurIPS 2022, arXiv:2206.11893.
@@ -162,17 +165,8 @@ class S4D(Layer):
         # The odd steps come first: one concatenation then puts the outputs in order.
         carry, first, _ = run(carry, u[:rest], None if reset is None else reset[:rest])
         chunked = u[rest:].reshape(chunks, _CHUNK_STEPS, -1)
-        if reset is None:
-            carry, ys = self._convolve(decay, gain, carry, chunked)
-        else:
-            flags = reset[rest:].reshape(chunks, _CHUNK_STEPS)
-
-            def body(carry, chunk):
-                return run(carry, *chunk)[:2]
-
-            # Within a scan nothing merges the second computation with the first.
-            body = jax.checkpoint(body, prevent_cse=False)
-            carry, ys = jax.lax.scan(body, carry, (chunked, flags))
+        flags = None if reset is None else reset[rest:].reshape(chunks, _CHUNK_STEPS)
+        carry, ys = self._convolve(decay, gain, carry, chunked, flags)
         ys = jnp.concatenate([first, ys.reshape(-1, ys.shape[-1])])
         return carry, self._output(ys, u, xs), None
 
@@ -185,13 +179,14 @@ class S4D(Layer):
         gain: Complex[Array, "channels state"],
         carry: Complex[Array, "channels state"],
         u: Float[Array, "chunks steps channels"],
+        reset: Bool[Array, "chunks steps"] | None,
     ) -> tuple[Complex[Array, "channels state"], Float[Array, "chunks steps channels"]]:
-        """Run over chunks of time by products of real matrices, which know no resets.
+        """Run over chunks of time.
 
         In a chunk, y is the convolution of u with the impulse response, and what the state before
-        the chunk adds. Only the states between chunks obey a recurrence.
+        the chunk adds, up to the first reset. Only the states between chunks obey a recurrence.
         """
-        steps = u.shape[1]
+        chunks, steps, channels = u.shape
         ones = jnp.ones_like(decay)
         # powers[k] is decay^k; the scan of nothing from one makes them, and their gradient.
         nothing = jnp.zeros((steps, *decay.shape), decay.dtype)
@@ -200,18 +195,77 @@ class S4D(Layer):
         C = 2 * lax.complex(self.C_re, self.C_im)
 
         response = jnp.sum(jnp.real(C * gain * powers[:-1]), axis=-1)
-        lag = jnp.arange(steps)[None, :] - jnp.arange(steps)[:, None]
-        local = jnp.where((lag >= 0)[:, :, None], response[jnp.maximum(lag, 0)], 0)
         into = gain * powers[-2::-1]
         into = jnp.concatenate([jnp.real(into), jnp.imag(into)], axis=-1)
         out = C * powers[1:]
         out = jnp.concatenate([jnp.real(out), -jnp.imag(out)], axis=-1)
 
-        added = lax.complex(*jnp.split(jnp.einsum("csd,sdn->cdn", u, into), 2, axis=-1))
+        lag = jnp.arange(steps)[None, :] - jnp.arange(steps)[:, None]
+        local = jnp.where((lag >= 0)[:, :, None], response[jnp.maximum(lag, 0)], 0)
+        if reset is None:
+            kept, restarts = u, None
+            ys = jnp.einsum("csd,std->ctd", u, local)
+        else:
+            last_reset, next_reset = _neighbouring_resets(reset)
+            kept = jnp.where((next_reset == steps)[:, :, None], u, 0)
+            restarts = last_reset[:, -1] >= 0
+            ys = _convolve_between_resets(u, local, last_reset, next_reset)
+        added = lax.complex(*jnp.split(jnp.einsum("csd,sdn->cdn", kept, into), 2, axis=-1))
         last, after = fastscan.linear_scan(
-            powers[-1], added, carry, implementation=self.implementation
+            powers[-1], added, carry, reset=restarts, implementation=self.implementation
         )
         before = jnp.concatenate([carry[None], after[:-1]])
         before = jnp.concatenate([jnp.real(before), jnp.imag(before)], axis=-1)
-        ys = jnp.einsum("csd,std->ctd", u, local) + jnp.einsum("cdn,tdn->ctd", before, out)
-        return last, ys
+        recalled = jnp.einsum("cdn,tdn->ctd", before, out)
+        if reset is not None:
+            recalled = jnp.where((last_reset < 0)[:, :, None], recalled, 0)
+        return last, ys + recalled
+
+
+def _neighbouring_resets(
+    reset: Bool[Array, "chunks steps"],
+) -> tuple[Int[Array, "chunks steps"], Int[Array, "chunks steps"]]:
+    """Return the last reset of the chunk up to a step, or -1; and the next one, or `steps`."""
+    steps = reset.shape[1]
+    at = jnp.arange(steps)
+    last = lax.cummax(jnp.where(reset, at, -1), axis=1)
+    behind = jnp.pad(reset[:, 1:], [(0, 0), (0, 1)])
+    following = lax.cummin(jnp.where(behind, at + 1, steps), axis=1, reverse=True)
+    return last, following
+
+
+def _convolve_between_resets(
+    u: Float[Array, "chunks steps channels"],
+    local: Float[Array, "steps steps channels"],
+    last_reset: Int[Array, "chunks steps"],
+    next_reset: Int[Array, "chunks steps"],
+) -> Float[Array, "chunks steps channels"]:
+    """Convolve every chunk, of a power of two steps, with what no reset separates.
+
+    Step s adds `local[s, t] * u[s]` to step t, which depends on t - s alone. Half of a chunk adds
+    to the other what comes after its last reset, as far as the first one there, by a matrix product
+    for each channel; then each half is halved in turn.
+    """
+    steps, channels = u.shape[1:]
+    at = jnp.arange(steps)
+    by_channel = jnp.moveaxis(u, 2, 0)
+    ys = jnp.zeros_like(by_channel)
+    half = steps // 2
+    while half >= _BLOCK_STEPS:
+        middle = at // half * half
+        reaches = (next_reset >= middle + half).reshape(-1, 2, half)[:, 0]
+        reached = (last_reset < middle).reshape(-1, 2, half)[:, 1]
+        sent = jnp.where(reaches, by_channel.reshape(channels, -1, 2, half)[:, :, 0], 0)
+        got = jnp.einsum("dps,std->dpt", sent, local[:half, half : 2 * half])
+        got = jnp.where(reached, got, 0)
+        ys += jnp.pad(got, [(0, 0), (0, 0), (half, 0)]).reshape(ys.shape)
+        half //= 2
+
+    # Of a block, what no reset separates is few steps back.
+    reach = jnp.minimum(at % _BLOCK_STEPS, at - last_reset).reshape(-1, 1)
+    padded = jnp.pad(u.reshape(-1, channels), [(_BLOCK_STEPS, 0), (0, 0)])
+    total = jnp.moveaxis(ys, 0, 2).reshape(-1, channels)
+    for lag in range(_BLOCK_STEPS):
+        tap = padded[_BLOCK_STEPS - lag :][: len(total)]
+        total += scale(jnp.where(lag <= reach, tap, 0), local[0, lag])
+    return total.reshape(u.shape)

@@ -1,5 +1,7 @@
 """The state-space models: their equations, their initialisation, and what they keep in memory."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -147,13 +149,17 @@ def test_s4d_is_the_convolution_of_its_paper(discretization):
         return np.stack([np.convolve(k, x)[: len(xs)] for k, x in pairs], 1) + p["D"] * xs
 
     close(run(model, None, xs)[1], convolved(xs), 1e-4)
-    ys = run(model, None, xs, reset=flags(steps, 30, 100))[1]
-    for i, j in ((0, 30), (30, 100), (100, steps)):
-        close(ys[i:j], convolved(xs[i:j]), 1e-4)
+    starts = 0, 22, 30, 31, 37, 100, steps  # the chunks start at 22 and 86
+    broken = xs.at[33].set(jnp.nan)
+    ys = run(model, None, broken, reset=flags(steps, *starts[1:-1]))[1]
+    expected = np.concatenate([convolved(xs[i:j]) for i, j in itertools.pairwise(starts)])
+    expected[33:37] = np.nan
+    close(ys, expected, 1e-4)
 
 
-@pytest.mark.parametrize("reset", [None, flags(150, 30, 100)], ids=["no-reset", "resets"])
-def test_s4d_has_the_same_gradient_in_chunks(reset):
+@pytest.mark.parametrize("starts", [None, (22, 30, 31, 37, 100)], ids=["no-reset", "resets"])
+def test_s4d_has_the_same_gradient_in_chunks(starts):
+    reset = None if starts is None else flags(150, *starts)
     model, xs = S4D(2, 8, dtype=jnp.float32, key=KEY), sequence(150, 2)
     carry = run(model, None, xs)[0]
 
