@@ -155,6 +155,9 @@ def in_double_precision(loss: Any, arguments: Any) -> Callable[..., Any] | None:
     """The step in double precision, of arguments in single; None where the model has none.
 
     Its gradient is that with respect to the first argument.
+
+    Raises:
+        MemoryError: the machine has less than it needs.
     """
 
     def widened(arguments: Any) -> Any:
@@ -171,6 +174,7 @@ def in_double_precision(loss: Any, arguments: Any) -> Callable[..., Any] | None:
             compiled, _ = _compile(loss, widened(arguments))
         except TypeError:  # It joins its own single precision with that of its inputs.
             return None
+        environment.memory_of(compiled)
     return step
 
 

@@ -55,6 +55,29 @@ def physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def memory_of(program: Any) -> int:
+    """The bytes of a compiled program: arguments, results and what lies between them.
+
+    Raises:
+        MemoryError: the machine has fewer. To run it all the same would end this process.
+    """
+    analysis = program.memory_analysis()
+    memory = int(
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        + analysis.temp_size_in_bytes
+        - analysis.alias_size_in_bytes
+    )
+    if memory > (there := physical_memory()):
+        raise MemoryError(f"needs {gigabytes(memory)} of {gigabytes(there)}")
+    return memory
+
+
+def gigabytes(size: int) -> str:
+    """`size` in bytes as text."""
+    return f"{size / 2**30:.3g} GiB"
+
+
 def _matters(variable: str) -> bool:
     return variable == "XLA_FLAGS" or variable.startswith("MALLOC_")
 

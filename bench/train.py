@@ -100,9 +100,7 @@ class _Step:
         step = make_train_step(setting.task, setting.optimizer, setting.config)
         self._program = cast(Any, step).lower(self._state, *self._inputs).compile()
         self.compile = round(time.perf_counter() - began, 4)
-        self.memory = _memory(self._program)
-        if self.memory > (there := environment.physical_memory()):
-            raise MemoryError(f"needs {_gigabytes(self.memory)} of {_gigabytes(there)}")
+        self.memory = environment.memory_of(self._program.compiled)
         # The first calls take pages from the system.
         self.first_losses = [self.run()[1] for _ in range(3)]
         self.samples: list[float] = []
@@ -166,20 +164,6 @@ def measure(name: str, steps: int, budget: float) -> list[Result]:
     ]
 
 
-def _memory(program: Any) -> int:
-    analysis = program.compiled.memory_analysis()
-    return int(
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        + analysis.temp_size_in_bytes
-        - analysis.alias_size_in_bytes
-    )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"
-
-
 def run(lengths: Sequence[int], budget: float, names: Sequence[str] = ()) -> list[Result]:
     """Measure the models of these names at these lengths; all of `MODELS` by default.
 
@@ -205,7 +189,12 @@ def table(results: Sequence[Result]) -> str:
             rows.append([*row, "no time", "-", "-", "-"])
             continue
         step = seconds(statistics.median(r.samples))
-        numbers = [f"{r.tokens_per_second:,.0f}", step, _gigabytes(r.memory), seconds(r.compile)]
+        numbers = [
+            f"{r.tokens_per_second:,.0f}",
+            step,
+            environment.gigabytes(r.memory),
+            seconds(r.compile),
+        ]
         rows.append([*row, *numbers])
     return markdown(header, rows)
 
