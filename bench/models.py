@@ -220,7 +220,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _megabytes(size: float) -> str:
-    return f"{size / 2**20:.3g} MiB"
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def draw(results: Sequence[Result]) -> Figure:
