@@ -38,6 +38,8 @@ QUICK = (64,)
 ARCHITECTURE = Architecture(hidden_size=32, num_layers=2)
 TOLERANCE = 1e-4
 """The largest relative difference of the losses."""
+PATIENCE = 30.0
+"""The seconds after which fewer than three times have to do."""
 
 
 class Noise(Classification):
@@ -125,7 +127,8 @@ class _Setting:
 def measure(name: str, steps: int, budget: float) -> list[Result]:
     """Compile, check and time one model at one length; `budget` is the seconds to time it for.
 
-    Whatever goes wrong becomes the result's `failure`, so that one cannot cost the others.
+    There are three times at least, or one where they take more than `PATIENCE`. Whatever goes wrong
+    becomes the result's `failure`, so that one cannot cost the others.
     """
     config, task = Train(model=name, batch_size=1, architecture=ARCHITECTURE), Noise(steps)
     setting = _Setting(
@@ -150,11 +153,12 @@ def measure(name: str, steps: int, budget: float) -> list[Result]:
         except Exception as error:
             failures[label] = f"{type(error).__name__}: {error}"
     began = time.perf_counter()
-    turn = 0
-    while done and (turn < 3 or time.perf_counter() - began < budget):
+    turn = took = 0
+    while done and (turn < 1 or took < budget or (turn < 3 and took < PATIENCE)):
         for step in done.values():
             step.samples.append(step.run()[0])
         turn += 1
+        took = time.perf_counter() - began
     results = [
         Result(name, steps, label, step.compile, step.memory, step.samples)
         for label, step in done.items()
