@@ -223,7 +223,7 @@ def draw(results: Sequence[Result]) -> Figure:
     panel.set_ylabel("tokens per second, forward, backward and AdamW")
     panel.grid(alpha=0.3)
     if measured:
-        panel.legend()
+        figure.legend(loc="outside right center")
     about = environment.describe()
     figure.suptitle(f"{about['device']}, {about['cores']} cores, JAX {about['jax']}")
     return figure
