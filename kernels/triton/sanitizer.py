@@ -87,7 +87,7 @@ class Memory:
         for user, when in ((array.writer, array.written), (array.reader, array.read)):
             others = (user[at] != _NOBODY) & (user[at] != self._program)
             self._refuse(others, array, "writes what another program uses")
-            self._refuse(when[at] == self._phase, array, "writes twice, or what it reads, unordered")
+            self._refuse(when[at] == self._phase, array, "writes, without a barrier, what it uses")
         array.writer[at], array.written[at] = self._program, self._phase
 
     def _array(self, pointers: np.ndarray, itemsize: int, verb: str) -> _Array:

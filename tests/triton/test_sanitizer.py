@@ -18,7 +18,7 @@ N = tl.constexpr(4)
 
 
 @triton.jit
-def race(x_ptr, y_ptr, DISTANCE: tl.constexpr, BARRIER: tl.constexpr):
+def race(x_ptr, y_ptr, DISTANCE: tl.constexpr, BARRIER: tl.constexpr):  # type: ignore
     """y[n] = x[n], then y[0] of a program is read by all its threads: N numbers a program."""
     n = tl.arange(0, N)
     y_ptr += tl.program_id(0) * DISTANCE
