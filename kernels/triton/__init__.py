@@ -10,12 +10,16 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+from collections.abc import Iterable
 
 import jax
 import jaxlib.gpu_triton
 
 TARGETS = ("triton_kernel_call", "triton_kernel_call_ffi")
 """The custom calls of a compiled program: jax-triton's two, of which a version uses one."""
+
+OLDEST = (8, 0)
+"""The compute capability from which on Triton supports GPUs."""
 
 PROVEN: tuple[str, ...] = ()
 """The families whose kernels passed their tests on a GPU (`bench/gpu.sh`), results committed.
@@ -80,6 +84,39 @@ def shortcoming(
             return f"{pair} triton {triton}. {cure}"
     if not plugin:
         return "JAX has no CUDA plugin here. Install: `pip install 'jax[cuda13]'`."
+    return None
+
+
+def unsuited() -> str | None:
+    """Why the kernels do not run on the GPUs of this process; None where they do, or it has none.
+
+    Starts JAX's backend.
+    """
+    if interpreted():
+        return None
+    try:
+        devices = jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return None
+    return mismatch((device.device_kind, device.compute_capability) for device in devices)
+
+
+def mismatch(gpus: Iterable[tuple[str, str]]) -> str | None:
+    """Why the kernels do not run on GPUs of these names and compute capabilities."""
+    kinds = sorted({(_release(capability), name, capability) for name, capability in gpus})
+    if kinds and kinds[0][0] < OLDEST:
+        _, name, capability = kinds[0]
+        oldest = ".".join(map(str, OLDEST))
+        return (
+            f"needs GPUs of compute capability {oldest} and newer: {name} has {capability}. Hide "
+            "it by CUDA_VISIBLE_DEVICES if there are others"
+        )
+    if len({number for number, _, _ in kinds}) > 1:
+        found = " and ".join(f"{name} ({capability})" for _, name, capability in kinds)
+        return (
+            f"is compiled for one compute capability, and this process has {found}. Choose one "
+            "kind by CUDA_VISIBLE_DEVICES"
+        )
     return None
 
 

@@ -18,7 +18,7 @@ from fastscan.kernels.case import FusedCase, Operands, accumulation_dtype
 from fastscan.kernels.chunked import attention as plain
 from fastscan.kernels.linear import unbroadcast
 from fastscan.kernels.triton.attention_kernels import backward_kernel, scan_kernel
-from fastscan.kernels.triton.launch import launch, like
+from fastscan.kernels.triton.launch import launch, like, uncountable
 from fastscan.kernels.triton.rows import all_rows
 
 
@@ -52,7 +52,8 @@ def supports(case: FusedCase) -> str | None:
             "has no Triton kernel for a decay of its own for every key yet. Pass one for each "
             "step, (..., T), or leave the implementation out"
         )
-    return None
+    blocks = math.prod(-(-n // 32) for n in case.core("S0"))
+    return uncountable(case.length, math.prod(case.batch) * blocks)
 
 
 def _is_empty(case: FusedCase) -> bool:
