@@ -54,8 +54,8 @@ def missing() -> str | None:
     """What the Triton kernels lack here and how to get it; None where they are ready."""
     return shortcoming(
         jax.__version__,
-        _installed("triton"),
-        "unused" if interpreted() else _installed("jax-triton"),
+        installed("triton"),
+        "unused" if interpreted() else installed("jax-triton"),
         plugin=interpreted() or hasattr(jaxlib.gpu_triton, "TritonKernel"),
     )
 
@@ -120,7 +120,8 @@ def mismatch(gpus: Iterable[tuple[str, str]]) -> str | None:
     return None
 
 
-def _installed(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of a package, or None where it is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
