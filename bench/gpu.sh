@@ -4,7 +4,7 @@
 #     bench/gpu.sh [OUTPUT [WHEELS]]
 #
 # Leaves tests.txt, gpu.json, gpu.png and torch.jsonl in OUTPUT (bench/results/gpu unless given), each
-# written as it comes, and fails where a test fails, a value is wrong or the time is up. Takes Python
+# written as it comes, and fails where a test fails or a value is wrong. Takes Python
 # (PYTHON, python3 unless set), JAX for CUDA, triton, pytest and hypothesis as they are installed, and
 # matplotlib and pytest-xdist if they are. Packages in the folder WHEELS (jax-triton, of any versions;
 # accelerated-scan, ...) are unpacked for this run alone. Needs no network.
@@ -24,6 +24,8 @@ trap 'rm -rf "$packages"' EXIT
 export PYTHONPATH=$root:$packages${PYTHONPATH:+:$PYTHONPATH}
 # Kernels compiled, not interpreted; and the processes share the GPU's memory.
 export TRITON_INTERPRET=0 XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONUNBUFFERED=1
+# The oracle runs on the CPU.
+unset JAX_PLATFORMS
 cd "$root"
 if [ -n "$wheels" ]; then
     "$PYTHON" -m fastscan.bench.unpack "$wheels" "$packages"
@@ -57,10 +59,10 @@ fi
 timeout 200 "$PYTHON" -c 'import accelerated_scan.warp' >/dev/null 2>&1 &
 failed=0
 # Interrupted, pytest still says what has failed so far.
-timeout -s INT -k 15 200 "$PYTHON" -m pytest tests/triton/test_{linear,selective,attention,matrix}.py \
+timeout -s INT -k 15 180 "$PYTHON" -m pytest tests/triton/test_{linear,selective,attention,matrix}.py \
     -p no:cacheprovider -v --tb=short "${parallel[@]}" -m "slow or not slow" 2>&1 |
     tee "$output/tests.txt" | tail -n 30 || failed=1
-timeout 230 "$PYTHON" -m fastscan.bench.gpu "$output" || failed=1
+timeout 230 "$PYTHON" -m fastscan.bench.gpu "$output" 180 || failed=1
 # Other packages' scans, where they are installed: no failure if they are not.
 timeout 60 "$PYTHON" bench/torch_scans.py "$output/torch.jsonl" || true
 exit $failed
