@@ -53,17 +53,29 @@ class Tile:
 
 
 @dataclasses.dataclass(frozen=True)
+class Chain:
+    """How split time is gone through in one pass: tiles that wait for those before them."""
+
+    run: int
+    """The consecutive steps of a tile that one thread has."""
+    group: int
+    """A tile waits for the tiles before it in its group, and for the group before."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """How the work is cut.
 
     A program takes `tile` after tile of `channels` channels through `chunk` steps (None is all of
-    them). A thread reads `vector` numbers at a time, or as many as it can where that is 0.
+    them). A thread reads `vector` numbers at a time, or as many as it can where that is 0. With a
+    `chain`, chunks are tiles, and it takes one pass; otherwise chunks take three phases.
     """
 
     tile: Tile
     channels: int
     vector: int
     chunk: int | None = None
+    chain: Chain | None = None
 
 
 def choose(problem: Problem, device: Device = Device()) -> Config:
