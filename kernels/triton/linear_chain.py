@@ -21,7 +21,6 @@ from fastscan.kernels.triton.linear_tiles import (
     fixed_decay,
     last_row,
     load_edge,
-    load_flags,
     load_tile,
     operands,
     place,
@@ -45,6 +44,29 @@ def _applied(maps, h, RESET: tl.constexpr, COMPLEX: tl.constexpr):
 
 
 @triton.jit
+def _order(REVERSE: tl.constexpr, RUN: tl.constexpr):
+    """The steps of a run in the order of the scan, as a column."""
+    steps = tl.arange(0, RUN)[:, None]
+    return RUN - 1 - steps if REVERSE == 2 else steps
+
+
+@triton.jit
+def _bits(flags, REVERSE: tl.constexpr, RUN: tl.constexpr):
+    """The flags of each run as bits of a number: a register, where flags would be one each."""
+    BITS: tl.constexpr = tl.int64 if RUN > 32 else tl.int32
+    return tl.sum((flags != 0).to(BITS) << _order(REVERSE, RUN).to(BITS), 0)
+
+
+@triton.jit
+def _of_steps(bits, SO_FAR: tl.constexpr, REVERSE: tl.constexpr, RUN: tl.constexpr):
+    """The flags of the steps of runs; with SO_FAR, whether one of the steps up to each has one."""
+    one = tl.full((1, 1), 1, bits.dtype) << _order(REVERSE, RUN).to(bits.dtype)
+    if SO_FAR:
+        one = one | (one - 1)
+    return (bits[None, :] & one) != 0
+
+
+@triton.jit
 def _row(h):
     """A state of each channel as a row."""
     return h[0][None, :], h[1][None, :]
@@ -54,7 +76,7 @@ def _row(h):
 def _scan_runs(
     a,
     x,
-    r,
+    bits,
     RESET: tl.constexpr,
     COMPLEX: tl.constexpr,
     REVERSE: tl.constexpr,
@@ -62,10 +84,14 @@ def _scan_runs(
     BD: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The maps from the start of a run to each step (RUN, BD), and from that of the tile to the end
-    of each run (BD / CHANNELS, CHANNELS).
+    """The maps from the start of a run to its steps, and from that of the tile to the ends of runs.
+
+    Of shapes (RUN, BD) and (BD / CHANNELS, CHANNELS).
     """
-    p, h, cut = scanned(a, x, r, RESET, COMPLEX, REVERSE)
+    r = bits
+    if RESET != 0:
+        r = _of_steps(bits, False, REVERSE, RUN)
+    p, h, _ = scanned(a, x, r.to(tl.int8), RESET, COMPLEX, REVERSE)
     RUNS: tl.constexpr = BD // CHANNELS
     p_end = (
         tl.reshape(last_row(p[0], REVERSE, RUN), (RUNS, CHANNELS)),
@@ -75,9 +101,11 @@ def _scan_runs(
         tl.reshape(last_row(h[0], REVERSE, RUN), (RUNS, CHANNELS)),
         tl.reshape(last_row(h[1], REVERSE, RUN), (RUNS, CHANNELS)),
     )
+    cut = r
     r_end = r
     if RESET != 0:
-        r_end = tl.reshape(tl.max((r != 0).to(tl.int32), 0), (RUNS, CHANNELS))
+        cut = _of_steps(bits, True, REVERSE, RUN)
+        r_end = tl.reshape((bits != 0).to(tl.int32), (RUNS, CHANNELS))
     return (p, h, cut), scanned(p_end, h_end, r_end, RESET, COMPLEX, REVERSE)
 
 
@@ -107,13 +135,18 @@ def _publish(pointer, mask, value, cut, RESET: tl.constexpr):
 
 @triton.jit
 def _await(u_ptr, v_ptr, wanted):
-    """The words at two places, once all that are wanted are there."""
+    """The words at two places, once all that are wanted are there; and then zero.
+
+    What is there is not read again.
+    """
     u = tl.load(u_ptr, mask=wanted, other=2, volatile=True)
     v = tl.load(v_ptr, mask=wanted, other=2, volatile=True)
-    while tl.max(((u == 0) | (v == 0)).to(tl.int32)) > 0:
+    missing = tl.max(((u == 0) | (v == 0)).to(tl.int32))
+    while missing > 0:
         u = tl.load(u_ptr, mask=u == 0, other=u, volatile=True)
         v = tl.load(v_ptr, mask=v == 0, other=v, volatile=True)
-    return u, v
+        missing = tl.max(((u == 0) | (v == 0)).to(tl.int32))
+    return u, v, missing
 
 
 @triton.jit
@@ -140,28 +173,28 @@ def _before(
     LANES: tl.constexpr = RUNS * CHANNELS
     WIDTH: tl.constexpr = (4 if COMPLEX else 2) * CHANNELS
     lane = tl.arange(0, LANES)
-    j = tl.arange(0, RUN)[:, None] + (lane // CHANNELS * RUN)[None, :]
-    wanted = (j < k % GROUP) & (lane % CHANNELS < inside)[None, :]
-    at = j * WIDTH + (lane % CHANNELS)[None, :]
+    first = lane // CHANNELS * RUN
+    wanted = (tl.arange(0, RUN)[:, None] < (k % GROUP - first)[None, :]) & (
+        lane % CHANNELS < inside
+    )[None, :]
     # As the tile itself: a lane's maps lie in one thread.
-    at = tl.multiple_of(at, (1, 1))
-    words += (k - k % GROUP) * WIDTH
-    u, v = _await(words + at, words + CHANNELS + at, wanted)
+    at = tl.multiple_of((tl.arange(0, RUN) * WIDTH)[:, None] + (lane % CHANNELS)[None, :], (1, 1))
+    at = (words + (k - k % GROUP + first) * WIDTH)[None, :] + at
+    u, v, _ = _await(at, at + CHANNELS, wanted)
     p = _number(u, wanted, 1.0, STATE)
     p_im = p
     if COMPLEX:
         p_im = _number(v, wanted, 0.0, STATE)
-        x_at = words + 2 * CHANNELS + at
-        x, x_im = _await(x_at, x_at + CHANNELS, wanted)
+        x, x_im, _ = _await(at + 2 * CHANNELS, at + 3 * CHANNELS, wanted)
         x = _number(x, wanted, 0.0, STATE)
         x_im = _number(x_im, wanted, 0.0, STATE)
     else:
         x = _number(v, wanted, 0.0, STATE)
         x_im = x
-    r = tl.full((1, 1), 0, tl.int8)
+    bits = tl.full((1, 1), 0, tl.int32)
     if RESET != 0:
-        r = (u == 1).to(tl.int8)
-    _, maps = _scan_runs((p, p_im), (x, x_im), r, RESET, COMPLEX, 0, RUN, LANES, CHANNELS)
+        bits = _bits(u == 1, 0, RUN)
+    _, maps = _scan_runs((p, p_im), (x, x_im), bits, RESET, COMPLEX, 0, RUN, LANES, CHANNELS)
     return _last(maps, RESET, 0, RUNS)
 
 
@@ -169,7 +202,7 @@ def _before(
 def _chained(
     a,
     x,
-    r,
+    bits,
     start,
     words,
     chain,
@@ -191,12 +224,12 @@ def _chained(
     WIDTH: tl.constexpr = (4 if COMPLEX else 2) * CHANNELS
     c = tl.arange(0, CHANNELS)
     there_are = c < inside
-    (p, h, cut), maps = _scan_runs(a, x, r, RESET, COMPLEX, REVERSE, RUN, BD, CHANNELS)
+    steps, maps = _scan_runs(a, x, bits, RESET, COMPLEX, REVERSE, RUN, BD, CHANNELS)
     own = _last(maps, RESET, REVERSE, RUNS)
 
     of_chain = words + HEADER + chain * tiles * WIDTH
     at = of_chain + k * WIDTH + c
-    (p_own, x_own, r_own) = own
+    p_own, x_own, r_own = own
     ends = k % GROUP == GROUP - 1
     _publish(at, there_are & ~ends, p_own[0], r_own, RESET)
     if COMPLEX:
@@ -213,7 +246,7 @@ def _chained(
     at = words + HEADER + chains * tiles * WIDTH
     at += (chain * groups + k // GROUP - 1) * PLANES * CHANNELS + c
     known = there_are & (k >= GROUP)
-    u, v = _await(at, at + (PLANES - 1) * CHANNELS, known)
+    u, v, zero = _await(at, at + (PLANES - 1) * CHANNELS, known)
     state = (_number(u, known, start[0], STATE), _number(v, known, start[1], STATE))
     state = _applied(earlier, state, RESET, COMPLEX)
     behind = _applied(own, state, RESET, COMPLEX)
@@ -234,7 +267,7 @@ def _chained(
     if COMPLEX:
         into_im = tl.where(run == FIRST, state[1][None, :], tl.gather(after[1], source, 0))
         into_im = tl.reshape(into_im, (BD,))
-    return _applied((p, h, cut), _row((into, into_im)), RESET, COMPLEX), behind
+    return _applied(steps, _row((into, into_im)), RESET, COMPLEX), behind, zero
 
 
 @triton.jit
@@ -264,6 +297,47 @@ def _lanes(
     if REVERSE == 2:
         run = BD // CHANNELS - 1 - run
     return k * (RUN * BD // CHANNELS) + run * RUN, block * CHANNELS + lane % CHANNELS
+
+
+@triton.jit
+def _cuts(
+    pointer,
+    row,
+    c,
+    axes,
+    k,
+    i,
+    T,
+    inside,
+    RESET: tl.constexpr,
+    REVERSE: tl.constexpr,
+    SHIFT: tl.constexpr,
+    VECTOR: tl.constexpr,
+    RUN: tl.constexpr,
+    BD: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """The flags of the lanes' runs, SHIFT steps before, as bits; anything if there are no resets."""
+    end = T - SHIFT
+    if RESET == 0:
+        bits = tl.full((1, 1), 0, tl.int32)
+    elif (RESET & 1) != 0:
+        where = place(row, c, axes, RESET)
+        flags = load_tile(
+            *(pointer, where, i - SHIFT, T, end, inside, 0, RESET, REVERSE, VECTOR, RUN, BD, True)
+        )
+        bits = _bits(flags, REVERSE, RUN)
+    else:
+        # Once for all channels.
+        RUNS: tl.constexpr = BD // CHANNELS
+        j, one = _lanes(k, 0, REVERSE, RUN, RUNS, 1)
+        where = place(row, one, axes, RESET)
+        flags = load_tile(
+            *(pointer, where, j - SHIFT, T, end, one == 0, 0, RESET, REVERSE, 0, RUN, RUNS, True)
+        )
+        bits = _bits(flags, REVERSE, RUN)
+        bits = tl.reshape(tl.broadcast_to(bits[:, None], (RUNS, CHANNELS)), (BD,))
+    return bits
 
 
 @triton.jit
@@ -323,9 +397,9 @@ def chain_kernel(
     axes = (Q, T, R, D)
     places = (place(row, c, axes, A), place(row, c, axes, X))
     fixed = fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
-    r = load_flags(
-        *(reset_ptr, place(row, c, axes, RESET), i - SHIFT, T, SHIFT, inside),
-        *(RESET, REVERSE, VECTOR, RUN, BD, True),
+    cuts = _cuts(
+        *(reset_ptr, row, c, axes, k, i, T, inside),
+        *(RESET, REVERSE, SHIFT, VECTOR, RUN, BD, CHANNELS),
     )
     a, x = operands(
         *((a_ptr, a_im_ptr, x_ptr, x_im_ptr), places, fixed, i, T, inside),
@@ -334,10 +408,12 @@ def chain_kernel(
     channels = block * CHANNELS + tl.arange(0, CHANNELS)
     exists = exist(channels, D, CHANNELS)
     start = _start(h0_ptr, h0_im_ptr, place(row, channels, axes, H0), exists, STATE, COMPLEX)
-    h, behind = _chained(
-        *(a, x, r, start, words, chain, k, tiles, chains, D - block * CHANNELS),
+    h, behind, zero = _chained(
+        *(a, x, cuts, start, words, chain, k, tiles, chains, D - block * CHANNELS),
         *(RESET, STATE, COMPLEX, REVERSE, RUN, BD, CHANNELS, GROUP),
     )
+    # The compiler does not know that this is i: it would keep all masks while the program waits.
+    i += zero
     dense = place(row, c, axes, 31)
     store_tile(h_ptr, dense, i, T, inside, h[0], REVERSE, VECTOR, RUN, True)
     if COMPLEX:
@@ -414,11 +490,14 @@ def backward_chain_kernel(
     inside = exist(c, D, CHANNELS)
     axes = (Q, T, R, D)
     places = (place(row, c, axes, A), place(row, c, axes, X))
-    r_place = place(row, c, axes, RESET)
     fixed = fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
-    r = load_flags(
-        *(reset_ptr, r_place, i - 1, T, 1, inside),
-        *(RESET, REVERSE, VECTOR, RUN, BD, True),
+    cuts = _cuts(
+        *(reset_ptr, row, c, axes, k, i, T, inside),
+        *(RESET, REVERSE, 1, VECTOR, RUN, BD, CHANNELS),
+    )
+    later = _cuts(
+        *(reset_ptr, row, c, axes, k, i, T, inside),
+        *(RESET, REVERSE, 0, VECTOR, RUN, BD, CHANNELS),
     )
     a, g = operands(
         *((a_ptr, a_im_ptr, g_ptr, g_im_ptr), places, fixed, i, T, inside),
@@ -429,19 +508,17 @@ def backward_chain_kernel(
     start = _start(
         g_last_ptr, g_last_im_ptr, place(row, channels, axes, LAST), exists, STATE, COMPLEX
     )
-    g, behind = _chained(
-        *(a, g, r, start, words, chain, k, tiles, chains, D - block * CHANNELS),
+    g, behind, zero = _chained(
+        *(a, g, cuts, start, words, chain, k, tiles, chains, D - block * CHANNELS),
         *(RESET, STATE, COMPLEX, REVERSE, RUN, BD, CHANNELS, GROUP),
     )
+    # The compiler does not know that this is i: it would keep all masks while the program waits.
+    i += zero
     dense = place(row, c, axes, 31)
     store_tile(dx_ptr, dense, i, T, inside, g[0], REVERSE, VECTOR, RUN, True)
     if COMPLEX:
         store_tile(dx_im_ptr, dense, i, T, inside, g[1], REVERSE, VECTOR, RUN, True)
 
-    cut = load_flags(
-        *(reset_ptr, r_place, i, T, 0, inside),
-        *(RESET, REVERSE, VECTOR, RUN, BD, True),
-    )
     past = place(row, c, axes, H)
     steps = there(i, T, REVERSE, RUN, True)
     first = steps & ~there(i, T - 1, REVERSE, RUN, True)
@@ -456,7 +533,9 @@ def backward_chain_kernel(
             *(h_im_ptr, past, i + 1, T, T, inside, 0.0, H, REVERSE, VECTOR, RUN, BD, True)
         )
         h_im = tl.where(first, h0[1][None, :], h_im)
-    da, da_im = unless(cut, times(g, (h, h_im), COMPLEX), RESET)
+    da, da_im = times(g, (h, h_im), COMPLEX)
+    if RESET != 0:
+        da, da_im = unless(_of_steps(later, False, REVERSE, RUN), (da, da_im), RESET)
     if OVER_TIME or OVER_CHANNELS:
         live = steps & inside[None, :]
         da = tl.where(live, da, 0.0)

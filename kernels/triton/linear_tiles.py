@@ -79,10 +79,12 @@ def there(i, end, REVERSE: tl.constexpr, BT: tl.constexpr, RUNS: tl.constexpr = 
     if REVERSE == 2:
         steps = BT - 1 - steps
     if RUNS:
-        steps = i[None, :] + steps[:, None]
+        # Constants against one number of each lane.
+        live = (steps[:, None] >= -i[None, :]) & (steps[:, None] < (end - i)[None, :])
     else:
         steps = i + steps
-    return (steps >= 0) & (steps < end)
+        live = (steps >= 0) & (steps < end)
+    return live
 
 
 @triton.jit
@@ -170,15 +172,13 @@ def load_flags(
     VECTOR: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
-    RUNS: tl.constexpr = False,
 ):
     """The flags of the tile that begins with step i; none where there are no resets."""
     if RESET == 0:
         tile = tl.full((1, 1), 0, tl.int8)
     else:
         tile = load_tile(
-            *(pointer, where, i, T, T - SHIFT, inside, 0),
-            *(RESET, REVERSE, VECTOR, BT, BD, RUNS),
+            *(pointer, where, i, T, T - SHIFT, inside, 0, RESET, REVERSE, VECTOR, BT, BD)
         )
     return tile
 
