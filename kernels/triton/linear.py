@@ -226,6 +226,7 @@ class _Run:
                 "BD": config.tile.steps // chain.run * config.channels,
                 "CHANNELS": config.channels,
                 "GROUP": chain.group,
+                "REVERSE": (1 if config.channels >= 4 else 2) if self.reverse else 0,
                 **constants,
             },
         )
@@ -308,11 +309,9 @@ def _run(axes: Layout, dtype: np.dtype, reverse: bool, *, gradient: bool, split:
         itemsize=dtype.itemsize // (1 + complex_),
         planes=1 + complex_,
         gradient=gradient,
+        split=split,
     )
-    config = tuning.choose(problem, device())
-    if not split:
-        config = dataclasses.replace(config, chunk=None, chain=None)
-    return _Run(axes, config, dtype, reverse)
+    return _Run(axes, tuning.choose(problem, device()), dtype, reverse)
 
 
 def _states(

@@ -135,18 +135,13 @@ def _publish(pointer, mask, value, cut, RESET: tl.constexpr):
 
 @triton.jit
 def _await(u_ptr, v_ptr, wanted):
-    """The words at two places, once all that are wanted are there; and then zero.
-
-    What is there is not read again.
-    """
+    """The words at two places, once all that are wanted are there: those are not read again."""
     u = tl.load(u_ptr, mask=wanted, other=2, volatile=True)
     v = tl.load(v_ptr, mask=wanted, other=2, volatile=True)
-    missing = tl.max(((u == 0) | (v == 0)).to(tl.int32))
-    while missing > 0:
+    while tl.max(((u == 0) | (v == 0)).to(tl.int32)) > 0:
         u = tl.load(u_ptr, mask=u == 0, other=u, volatile=True)
         v = tl.load(v_ptr, mask=v == 0, other=v, volatile=True)
-        missing = tl.max(((u == 0) | (v == 0)).to(tl.int32))
-    return u, v, missing
+    return u, v
 
 
 @triton.jit
@@ -180,12 +175,12 @@ def _before(
     # As the tile itself: a lane's maps lie in one thread.
     at = tl.multiple_of((tl.arange(0, RUN) * WIDTH)[:, None] + (lane % CHANNELS)[None, :], (1, 1))
     at = (words + (k - k % GROUP + first) * WIDTH)[None, :] + at
-    u, v, _ = _await(at, at + CHANNELS, wanted)
+    u, v = _await(at, at + CHANNELS, wanted)
     p = _number(u, wanted, 1.0, STATE)
     p_im = p
     if COMPLEX:
         p_im = _number(v, wanted, 0.0, STATE)
-        x, x_im, _ = _await(at + 2 * CHANNELS, at + 3 * CHANNELS, wanted)
+        x, x_im = _await(at + 2 * CHANNELS, at + 3 * CHANNELS, wanted)
         x = _number(x, wanted, 0.0, STATE)
         x_im = _number(x_im, wanted, 0.0, STATE)
     else:
@@ -246,7 +241,7 @@ def _chained(
     at = words + HEADER + chains * tiles * WIDTH
     at += (chain * groups + k // GROUP - 1) * PLANES * CHANNELS + c
     known = there_are & (k >= GROUP)
-    u, v, zero = _await(at, at + (PLANES - 1) * CHANNELS, known)
+    u, v = _await(at, at + (PLANES - 1) * CHANNELS, known)
     state = (_number(u, known, start[0], STATE), _number(v, known, start[1], STATE))
     state = _applied(earlier, state, RESET, COMPLEX)
     behind = _applied(own, state, RESET, COMPLEX)
@@ -267,7 +262,7 @@ def _chained(
     if COMPLEX:
         into_im = tl.where(run == FIRST, state[1][None, :], tl.gather(after[1], source, 0))
         into_im = tl.reshape(into_im, (BD,))
-    return _applied(steps, _row((into, into_im)), RESET, COMPLEX), behind, zero
+    return _applied(steps, _row((into, into_im)), RESET, COMPLEX), behind
 
 
 @triton.jit
@@ -317,14 +312,14 @@ def _cuts(
     BD: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The flags of the lanes' runs, SHIFT steps before, as bits; anything if there are no resets."""
+    """The flags of the lanes' runs, SHIFT steps before, as bits; none where there are no resets."""
     end = T - SHIFT
     if RESET == 0:
         bits = tl.full((1, 1), 0, tl.int32)
     elif (RESET & 1) != 0:
         where = place(row, c, axes, RESET)
         flags = load_tile(
-            *(pointer, where, i - SHIFT, T, end, inside, 0, RESET, REVERSE, VECTOR, RUN, BD, True)
+            *(pointer, where, i - SHIFT, T, end, inside, 0, RESET, REVERSE, VECTOR, RUN, BD, 1)
         )
         bits = _bits(flags, REVERSE, RUN)
     else:
@@ -333,11 +328,80 @@ def _cuts(
         j, one = _lanes(k, 0, REVERSE, RUN, RUNS, 1)
         where = place(row, one, axes, RESET)
         flags = load_tile(
-            *(pointer, where, j - SHIFT, T, end, one == 0, 0, RESET, REVERSE, 0, RUN, RUNS, True)
+            *(pointer, where, j - SHIFT, T, end, one == 0, 0, RESET, REVERSE, 0, RUN, RUNS, 1)
         )
         bits = _bits(flags, REVERSE, RUN)
         bits = tl.reshape(tl.broadcast_to(bits[:, None], (RUNS, CHANNELS)), (BD,))
     return bits
+
+
+@triton.jit
+def _whole(k, T, SHIFT: tl.constexpr, STEPS: tl.constexpr):
+    """Whether tile k has all its steps, and those SHIFT steps before them."""
+    whole = (k + 1) * STEPS <= T
+    return whole & (k > 0) if SHIFT > 0 else whole
+
+
+@triton.jit
+def _operands(
+    whole,
+    pointers,
+    places,
+    fixed,
+    i,
+    T,
+    inside,
+    A: tl.constexpr,
+    X: tl.constexpr,
+    STATE: tl.constexpr,
+    COMPLEX: tl.constexpr,
+    REVERSE: tl.constexpr,
+    SHIFT: tl.constexpr,
+    VECTOR: tl.constexpr,
+    RUN: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """The decays and inputs of a tile.
+
+    Only the first and the last tile pay for a mask of each step, in instructions and in registers.
+    """
+    if whole:
+        a, x = operands(
+            *(pointers, places, fixed, i, T, inside),
+            *(A, X, STATE, COMPLEX, REVERSE, SHIFT, VECTOR, RUN, BD, 2),
+        )
+    else:
+        a, x = operands(
+            *(pointers, places, fixed, i, T, inside),
+            *(A, X, STATE, COMPLEX, REVERSE, SHIFT, VECTOR, RUN, BD, 1),
+        )
+    return a, x
+
+
+@triton.jit
+def _store(
+    whole,
+    pointer,
+    pointer_im,
+    where,
+    i,
+    T,
+    inside,
+    value,
+    COMPLEX: tl.constexpr,
+    REVERSE: tl.constexpr,
+    VECTOR: tl.constexpr,
+    RUN: tl.constexpr,
+):
+    """Write a tile (re, im)."""
+    if whole:
+        store_tile(pointer, where, i, T, inside, value[0], REVERSE, VECTOR, RUN, 2)
+        if COMPLEX:
+            store_tile(pointer_im, where, i, T, inside, value[1], REVERSE, VECTOR, RUN, 2)
+    else:
+        store_tile(pointer, where, i, T, inside, value[0], REVERSE, VECTOR, RUN, 1)
+        if COMPLEX:
+            store_tile(pointer_im, where, i, T, inside, value[1], REVERSE, VECTOR, RUN, 1)
 
 
 @triton.jit
@@ -401,23 +465,23 @@ def chain_kernel(
         *(reset_ptr, row, c, axes, k, i, T, inside),
         *(RESET, REVERSE, SHIFT, VECTOR, RUN, BD, CHANNELS),
     )
-    a, x = operands(
-        *((a_ptr, a_im_ptr, x_ptr, x_im_ptr), places, fixed, i, T, inside),
-        *(A, X, STATE, COMPLEX, REVERSE, SHIFT, VECTOR, RUN, BD, True),
+    whole = _whole(k, T, SHIFT, RUN * BD // CHANNELS)
+    a, x = _operands(
+        *(whole, (a_ptr, a_im_ptr, x_ptr, x_im_ptr), places, fixed, i, T, inside),
+        *(A, X, STATE, COMPLEX, REVERSE, SHIFT, VECTOR, RUN, BD),
     )
     channels = block * CHANNELS + tl.arange(0, CHANNELS)
     exists = exist(channels, D, CHANNELS)
     start = _start(h0_ptr, h0_im_ptr, place(row, channels, axes, H0), exists, STATE, COMPLEX)
-    h, behind, zero = _chained(
+    h, behind = _chained(
         *(a, x, cuts, start, words, chain, k, tiles, chains, D - block * CHANNELS),
         *(RESET, STATE, COMPLEX, REVERSE, RUN, BD, CHANNELS, GROUP),
     )
-    # The compiler does not know that this is i: it would keep all masks while the program waits.
-    i += zero
     dense = place(row, c, axes, 31)
-    store_tile(h_ptr, dense, i, T, inside, h[0], REVERSE, VECTOR, RUN, True)
-    if COMPLEX:
-        store_tile(h_im_ptr, dense, i, T, inside, h[1], REVERSE, VECTOR, RUN, True)
+    _store(
+        *(whole, h_ptr, h_im_ptr, dense, i, T, inside, h),
+        *(COMPLEX, REVERSE, VECTOR, RUN),
+    )
 
     final = exists & (k == tiles - 1)
     if ADJOINT:
@@ -499,38 +563,38 @@ def backward_chain_kernel(
         *(reset_ptr, row, c, axes, k, i, T, inside),
         *(RESET, REVERSE, 0, VECTOR, RUN, BD, CHANNELS),
     )
-    a, g = operands(
-        *((a_ptr, a_im_ptr, g_ptr, g_im_ptr), places, fixed, i, T, inside),
-        *(A, X, STATE, COMPLEX, REVERSE, 1, VECTOR, RUN, BD, True),
+    whole = _whole(k, T, 1, RUN * RUNS)
+    a, g = _operands(
+        *(whole, (a_ptr, a_im_ptr, g_ptr, g_im_ptr), places, fixed, i, T, inside),
+        *(A, X, STATE, COMPLEX, REVERSE, 1, VECTOR, RUN, BD),
     )
     channels = block * CHANNELS + tl.arange(0, CHANNELS)
     exists = exist(channels, D, CHANNELS)
     start = _start(
         g_last_ptr, g_last_im_ptr, place(row, channels, axes, LAST), exists, STATE, COMPLEX
     )
-    g, behind, zero = _chained(
+    g, behind = _chained(
         *(a, g, cuts, start, words, chain, k, tiles, chains, D - block * CHANNELS),
         *(RESET, STATE, COMPLEX, REVERSE, RUN, BD, CHANNELS, GROUP),
     )
-    # The compiler does not know that this is i: it would keep all masks while the program waits.
-    i += zero
     dense = place(row, c, axes, 31)
-    store_tile(dx_ptr, dense, i, T, inside, g[0], REVERSE, VECTOR, RUN, True)
-    if COMPLEX:
-        store_tile(dx_im_ptr, dense, i, T, inside, g[1], REVERSE, VECTOR, RUN, True)
+    _store(
+        *(whole, dx_ptr, dx_im_ptr, dense, i, T, inside, g),
+        *(COMPLEX, REVERSE, VECTOR, RUN),
+    )
 
     past = place(row, c, axes, H)
-    steps = there(i, T, REVERSE, RUN, True)
-    first = steps & ~there(i, T - 1, REVERSE, RUN, True)
+    steps = there(i, T, REVERSE, RUN, 1)
+    first = steps & ~there(i, T - 1, REVERSE, RUN, 1)
     h0 = _start(h0_ptr, h0_im_ptr, place(row, c, axes, H0), inside, STATE, COMPLEX)
-    h = load_tile(*(h_ptr, past, i + 1, T, T, inside, 0.0, H, REVERSE, VECTOR, RUN, BD, True)).to(
+    h = load_tile(*(h_ptr, past, i + 1, T, T, inside, 0.0, H, REVERSE, VECTOR, RUN, BD, 1)).to(
         STATE
     )
     h = tl.where(first, h0[0][None, :], h)
     h_im = h
     if COMPLEX:
         h_im = load_tile(
-            *(h_im_ptr, past, i + 1, T, T, inside, 0.0, H, REVERSE, VECTOR, RUN, BD, True)
+            *(h_im_ptr, past, i + 1, T, T, inside, 0.0, H, REVERSE, VECTOR, RUN, BD, 1)
         )
         h_im = tl.where(first, h0[1][None, :], h_im)
     da, da_im = times(g, (h, h_im), COMPLEX)
@@ -558,14 +622,15 @@ def backward_chain_kernel(
         sums = (row.to(tl.int64) * T * blocks + block, c * 0, blocks)
         inside = c == 0
         da = tl.sum(tl.reshape(da, (RUN, RUNS, CHANNELS)), 2)
-        store_tile(da_ptr, sums, i, T, inside, da, REVERSE, 0, RUN, True)
+        store_tile(da_ptr, sums, i, T, inside, da, REVERSE, 0, RUN, 1)
         if COMPLEX:
             da_im = tl.sum(tl.reshape(da_im, (RUN, RUNS, CHANNELS)), 2)
-            store_tile(da_im_ptr, sums, i, T, inside, da_im, REVERSE, 0, RUN, True)
+            store_tile(da_im_ptr, sums, i, T, inside, da_im, REVERSE, 0, RUN, 1)
     else:
-        store_tile(da_ptr, dense, i, T, inside, da, REVERSE, VECTOR, RUN, True)
-        if COMPLEX:
-            store_tile(da_im_ptr, dense, i, T, inside, da_im, REVERSE, VECTOR, RUN, True)
+        _store(
+            *(whole, da_ptr, da_im_ptr, dense, i, T, inside, (da, da_im)),
+            *(COMPLEX, REVERSE, VECTOR, RUN),
+        )
 
     final = exists & (k == tiles - 1)
     dh0, dh0_im = across(

@@ -73,12 +73,14 @@ def final_element(where, T, REVERSE: tl.constexpr):
 
 
 @triton.jit
-def there(i, end, REVERSE: tl.constexpr, BT: tl.constexpr, RUNS: tl.constexpr = False):
+def there(i, end, REVERSE: tl.constexpr, BT: tl.constexpr, RUNS: tl.constexpr = 0):
     """Which steps of the tile that begins with step i exist, of those before `end`."""
     steps = tl.arange(0, BT)
     if REVERSE == 2:
         steps = BT - 1 - steps
-    if RUNS:
+    if RUNS == 2:
+        live = tl.full((1, 1), True, tl.int1)
+    elif RUNS:
         # Constants against one number of each lane.
         live = (steps[:, None] >= -i[None, :]) & (steps[:, None] < (end - i)[None, :])
     else:
@@ -135,7 +137,7 @@ def load_tile(
     VECTOR: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
-    RUNS: tl.constexpr = False,
+    RUNS: tl.constexpr = 0,
 ):
     """The steps i, i + 1, ... before `end` of an operand, and `fill` where there are none."""
     _, channel, step = where
@@ -194,7 +196,7 @@ def store_tile(
     REVERSE: tl.constexpr,
     VECTOR: tl.constexpr,
     BT: tl.constexpr,
-    RUNS: tl.constexpr = False,
+    RUNS: tl.constexpr = 0,
 ):
     """Write the tile that begins with step i."""
     _, channel, step = where
@@ -336,7 +338,7 @@ def operands(
     VECTOR: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
-    RUNS: tl.constexpr = False,
+    RUNS: tl.constexpr = 0,
 ):
     """The decays and the inputs of the steps i, i + 1, ..., each (re, im).
 

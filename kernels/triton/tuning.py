@@ -1,7 +1,8 @@
 """How a linear scan is cut into programs: a pure rule, and what was measured on a device.
 
 `tuned/DEVICE.json`, where there is one, has better tiles than the rule's for that device, by `key`;
-`python -m fastscan.bench.tune` writes it.
+`python -m fastscan.bench.tune` writes it. A tile by `chain_key` has split time of that kind gone
+through in one pass, where it otherwise takes three phases.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from collections.abc import Iterator
 TUNED = pathlib.Path(__file__).parent / "tuned"
 _NARROW = (1, 4, 16)
 """The channels of a tile where a row has no more: fewer than a warp has lanes."""
+_HOP = 2**23
+"""The bytes that a GPU moves while a state goes from one group of tiles to the next: two
+microseconds, some round trips to the second-level cache, at 4 TB/s. Groups have at least so many,
+so that the chain of states stays ahead of the memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Problem:
     planes: int = 1
     gradient: bool = False
     """Whether the cotangent of the decay is computed as well."""
+    split: bool = True
+    """Whether time may be split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,23 +90,26 @@ def choose(problem: Problem, device: Device = Device()) -> Config:
 
     Where a step of the tile is one access of each of 32 lanes, time runs inside the threads,
     without shuffles. Narrower accesses make more programs, of fewer channels. Where even these
-    leave half of the multiprocessors idle, time is split, which costs a second pass over the
-    operands.
+    leave half of the multiprocessors idle, time is split: in three phases, which go over the
+    operands twice, or in one pass of tiles that wait for each other.
     """
     channels, vector = _width(problem, device)
     tile = _tuned(device.name).get(key(problem, channels), default_tile(problem, channels))
     tile = _trials.get(key(problem, channels), tile)
     programs = _programs(problem, channels)
     chunks = min(4 * device.processors // programs, problem.length // (8 * tile.steps), 65535)
-    if 2 * programs >= device.processors or chunks < 2:
+    if 2 * programs >= device.processors or chunks < 2 or not problem.split:
         return Config(tile, channels, vector)
+    chain = _trials.get(chain_key(problem), _tuned(device.name).get(chain_key(problem)))
+    if chain is not None:
+        return _chained(problem, chain)
     steps = math.ceil(problem.length / chunks)
     return Config(tile, channels, vector, chunk=math.ceil(steps / tile.steps) * tile.steps)
 
 
 def default_tile(problem: Problem, channels: int) -> Tile:
     """The largest tile that fits the registers, and stages of it for 16 KiB in flight."""
-    words = max(problem.itemsize // 4, 1) * problem.planes
+    words = _words(problem)
     registers = 32 if problem.gradient else 64
     if channels < 32:
         # The scan of a tile holds several more where time lies across the threads.
@@ -110,6 +120,50 @@ def default_tile(problem: Problem, channels: int) -> Tile:
         held = max(words * (1 + problem.gradient), 4 // problem.itemsize)
         steps = min(steps, max(16 // held, 4))
     return Tile(steps, stages=min(1 + 2**14 // (steps * channels * problem.itemsize), 6))
+
+
+def default_chain(problem: Problem) -> Tile:
+    """The tile of a pass in which tiles wait for each other: four programs on a multiprocessor."""
+    channels = _narrow(problem)
+    # As many products of decays are held; where time lies across the threads, more than those.
+    numbers = (32 if channels == _NARROW[-1] else 16) // _words(problem)
+    warps = 4
+    return Tile(32 * warps * numbers // channels, stages=1, warps=warps)
+
+
+def _chained(problem: Problem, tile: Tile) -> Config:
+    channels = _narrow(problem)
+    threads = 32 * tile.warps
+    numbers = tile.steps * channels // threads
+    # Lanes of 64 bytes a step have long runs; otherwise a run, or its step, is one access.
+    run = {1: 16 // problem.itemsize, 4: 4}.get(channels, numbers)
+    arrays = (3 + 2 * problem.gradient) * problem.planes * problem.itemsize
+    chains = _programs(problem, channels)
+    group = math.ceil(_HOP / (chains * tile.steps * channels * arrays))
+    # Four maps are held by each thread at most.
+    group = min(group, math.ceil(problem.length / tile.steps), 4 * threads // channels)
+    return Config(
+        tile,
+        channels,
+        vector=1 if channels == _NARROW[-1] else 0,
+        chunk=tile.steps,
+        chain=Chain(min(run, numbers), 2 ** math.ceil(math.log2(group))),
+    )
+
+
+def _narrow(problem: Problem) -> int:
+    """The channels of a tile that waits: the fewer, the more of its time, and the fewer waits."""
+    return next((n for n in _NARROW if problem.channels <= n), _NARROW[-1])
+
+
+def _words(problem: Problem) -> int:
+    """The registers that a number of the state takes."""
+    return max(problem.itemsize // 4, 1) * problem.planes
+
+
+def chain_key(problem: Problem) -> str:
+    """The kind of problem that takes one pass where there is a tile for it."""
+    return f"{key(problem, _narrow(problem))}, one pass"
 
 
 def key(problem: Problem, channels: int) -> str:
