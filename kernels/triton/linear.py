@@ -18,7 +18,8 @@ from fastscan.kernels.case import LinearCase, accumulation_dtype
 from fastscan.kernels.triton import tuning
 from fastscan.kernels.triton.launch import device, launch, like
 from fastscan.kernels.triton.layout import CHANNELS, DENSE, EDGE, TIME, Layout, fold
-from fastscan.kernels.triton.linear_chain import HEADER, backward_chain_kernel, chain_kernel
+from fastscan.kernels.triton.linear_chain import HEADER
+from fastscan.kernels.triton.linear_chain_kernels import backward_chain_kernel, chain_kernel
 from fastscan.kernels.triton.linear_kernels import backward_kernel, scan_kernel, summary_kernel
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")

@@ -79,7 +79,7 @@ def there(i, end, REVERSE: tl.constexpr, BT: tl.constexpr, RUNS: tl.constexpr = 
     if REVERSE == 2:
         steps = BT - 1 - steps
     if RUNS == 2:
-        live = tl.full((1, 1), True, tl.int1)
+        live = tl.full((BT, 1), True, tl.int1)
     elif RUNS:
         # Constants against one number of each lane.
         live = (steps[:, None] >= -i[None, :]) & (steps[:, None] < (end - i)[None, :])

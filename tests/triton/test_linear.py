@@ -4,6 +4,7 @@ They are an implementation like the others, so what the other tests say of any i
 asked of them here, over fewer cases: an interpreted one takes a second.
 """
 
+import dataclasses
 import itertools
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 
 import fastscan
 from fastscan.kernels.triton import tuning
-from fastscan.kernels.triton.tuning import Config, Tile
+from fastscan.kernels.triton.tuning import Chain, Config, Tile
 from tests.helpers import (
     DTYPES,
     Case,
@@ -56,12 +57,17 @@ CUTS = {
     "narrow": Config(Tile(16), 4, 0),
     "split": Config(Tile(16), 32, 1, chunk=16),
     "narrow-split": Config(Tile(8), 4, 0, chunk=16),
+    "one-pass": Config(Tile(8), 4, 0, chunk=8, chain=Chain(run=4, group=2)),
 }
 
 
 @pytest.fixture
 def cut(request, monkeypatch):
-    monkeypatch.setattr(tuning, "choose", lambda *_: CUTS[request.param])
+    def choose(problem, _):
+        config = CUTS[request.param]
+        return config if problem.split else dataclasses.replace(config, chunk=None)
+
+    monkeypatch.setattr(tuning, "choose", choose)
     jax.clear_caches()
     yield
     jax.clear_caches()
