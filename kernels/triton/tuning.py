@@ -8,6 +8,7 @@ through in one pass, where it otherwise takes three phases.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import json
@@ -101,6 +102,8 @@ def choose(problem: Problem, device: Device = Device()) -> Config:
     if 2 * programs >= device.processors or chunks < 2 or not problem.split:
         return Config(tile, channels, vector)
     chain = _trials.get(chain_key(problem), _tuned(device.name).get(chain_key(problem)))
+    if chain is None and _one_pass.get():
+        chain = default_chain(problem)
     if chain is not None:
         return _chained(problem, chain)
     steps = math.ceil(problem.length / chunks)
@@ -123,37 +126,45 @@ def default_tile(problem: Problem, channels: int) -> Tile:
 
 
 def default_chain(problem: Problem) -> Tile:
-    """The tile of a pass in which tiles wait for each other: four programs on a multiprocessor."""
-    channels = _narrow(problem)
+    """The tile of a pass in which tiles wait for each other: some programs on a multiprocessor."""
+    channels = _lanes(problem)
     # As many products of decays are held; where time lies across the threads, more than those.
-    numbers = (32 if channels == _NARROW[-1] else 16) // _words(problem)
+    numbers = (32 if channels == _widest_lanes(problem) else 16) // _words(problem)
     warps = 4
     return Tile(32 * warps * numbers // channels, stages=1, warps=warps)
 
 
 def _chained(problem: Problem, tile: Tile) -> Config:
-    channels = _narrow(problem)
+    channels = _lanes(problem)
     threads = 32 * tile.warps
     numbers = tile.steps * channels // threads
-    # Lanes of 64 bytes a step have long runs; otherwise a run, or its step, is one access.
-    run = {1: 16 // problem.itemsize, 4: 4}.get(channels, numbers)
+    wide = channels == _widest_lanes(problem)
+    # Wide enough, a thread has one channel; otherwise as much of a run as an access of 16 bytes,
+    # or that of a step.
+    run = numbers if wide else {1: 16 // problem.itemsize, 4: 4}[channels]
     arrays = (3 + 2 * problem.gradient) * problem.planes * problem.itemsize
     chains = _programs(problem, channels)
     group = math.ceil(_HOP / (chains * tile.steps * channels * arrays))
-    # Four maps are held by each thread at most.
-    group = min(group, math.ceil(problem.length / tile.steps), 4 * threads // channels)
+    # A thread holds few maps of other tiles beside its own numbers.
+    group = min(group, math.ceil(problem.length / tile.steps))
+    group = min(2 ** math.ceil(math.log2(group)), 4 // _words(problem) * threads // channels)
     return Config(
         tile,
         channels,
-        vector=1 if channels == _NARROW[-1] else 0,
+        vector=1 if wide else 0,
         chunk=tile.steps,
-        chain=Chain(min(run, numbers), 2 ** math.ceil(math.log2(group))),
+        chain=Chain(min(run, numbers), group),
     )
 
 
-def _narrow(problem: Problem) -> int:
+def _lanes(problem: Problem) -> int:
     """The channels of a tile that waits: the fewer, the more of its time, and the fewer waits."""
-    return next((n for n in _NARROW if problem.channels <= n), _NARROW[-1])
+    widest = _widest_lanes(problem)
+    return next((n for n in (1, 4) if problem.channels <= n), widest)
+
+
+def _widest_lanes(problem: Problem) -> int:
+    return 16 // _words(problem)
 
 
 def _words(problem: Problem) -> int:
@@ -163,7 +174,7 @@ def _words(problem: Problem) -> int:
 
 def chain_key(problem: Problem) -> str:
     """The kind of problem that takes one pass where there is a tile for it."""
-    return f"{key(problem, _narrow(problem))}, one pass"
+    return f"{key(problem, _lanes(problem))}, one pass"
 
 
 def key(problem: Problem, channels: int) -> str:
@@ -204,6 +215,19 @@ def trying(kind: str, tile: Tile) -> Iterator[None]:
         yield
     finally:
         del _trials[kind]
+
+
+_one_pass = contextvars.ContextVar("one_pass", default=False)
+
+
+@contextlib.contextmanager
+def one_pass() -> Iterator[None]:
+    """Go through split time in one pass, in what is traced and compiled here."""
+    token = _one_pass.set(True)
+    try:
+        yield
+    finally:
+        _one_pass.reset(token)
 
 
 def path(device: str) -> pathlib.Path:
