@@ -301,7 +301,15 @@ class _Run:
         return _Operand(h, DENSE).planes
 
 
-def _run(axes: Layout, dtype: np.dtype, reverse: bool, *, gradient: bool, split: bool) -> _Run:
+def _run(
+    axes: Layout,
+    dtype: np.dtype,
+    reset: Sequence[_Operand],
+    reverse: bool,
+    *,
+    gradient: bool,
+    split: bool,
+) -> _Run:
     complex_ = dtype.kind == "c"
     problem = tuning.Problem(
         rows=axes.rows,
@@ -311,6 +319,7 @@ def _run(axes: Layout, dtype: np.dtype, reverse: bool, *, gradient: bool, split:
         planes=1 + complex_,
         gradient=gradient,
         split=split,
+        flags=axes.channels > 1 and any(flags.form & CHANNELS for flags in reset),
     )
     return _Run(axes, tuning.choose(problem, device()), dtype, reverse)
 
@@ -328,7 +337,7 @@ def _states(
 ) -> tuple[Array, Array]:
     """What leaves the last step, and all states."""
     dtype = np.dtype(x.array.dtype)
-    run = _run(axes, dtype, reverse, gradient=False, split=split)
+    run = _run(axes, dtype, reset, reverse, gradient=False, split=split)
     flags, form = run.flags(reset, a.planes[0])
     plane = np.zeros((), dtype).real.dtype
     outputs = [
@@ -359,7 +368,7 @@ def _cotangents(
 ) -> tuple[Array, Array, Array]:
     """The cotangents of a, x and h0, by a scan against time (`reverse` is its own direction)."""
     dtype = np.dtype(g.array.dtype)
-    run = _run(axes, dtype, reverse, gradient=True, split=True)
+    run = _run(axes, dtype, reset, reverse, gradient=True, split=True)
     flags, form = run.flags(reset, a.planes[0])
     wanted = axes.forms[-1]
     over_time, over_channels = not wanted & TIME, not wanted & CHANNELS

@@ -68,8 +68,6 @@ def _cuts(
             *(pointer, where, i - SHIFT, T, end, inside, 0, RESET, REVERSE, VECTOR, RUN, BD, 1)
         )
         bits = bits_of(flags, REVERSE, RUN)
-        # Before the other operands: the registers would not suffice for all of them.
-        tl.debug_barrier()
     else:
         # Once for all channels.
         RUNS: tl.constexpr = BD // CHANNELS

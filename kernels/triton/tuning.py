@@ -40,6 +40,8 @@ class Problem:
     """Whether the cotangent of the decay is computed as well."""
     split: bool = True
     """Whether time may be split."""
+    flags: bool = False
+    """Whether each of several channels has resets of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,7 @@ def choose(problem: Problem, device: Device = Device()) -> Config:
     """
     channels, vector = _width(problem, device)
     tile = _tuned(device.name).get(key(problem, channels), default_tile(problem, channels))
-    tile = _trials.get(key(problem, channels), tile)
+    tile = _trials.get(key(problem, channels)) or tile
     programs = _programs(problem, channels)
     chunks = min(4 * device.processors // programs, problem.length // (8 * tile.steps), 65535)
     if 2 * programs >= device.processors or chunks < 2 or not problem.split:
@@ -104,7 +106,8 @@ def choose(problem: Problem, device: Device = Device()) -> Config:
     chain = _trials.get(chain_key(problem), _tuned(device.name).get(chain_key(problem)))
     if chain is None and _one_pass.get():
         chain = default_chain(problem)
-    if chain is not None:
+    # The flags of each channel beside all else of a tile are more than the registers hold.
+    if chain is not None and not problem.flags:
         return _chained(problem, chain)
     steps = math.ceil(problem.length / chunks)
     return Config(tile, channels, vector, chunk=math.ceil(steps / tile.steps) * tile.steps)
@@ -204,12 +207,15 @@ def _programs(problem: Problem, channels: int) -> int:
     return problem.rows * math.ceil(problem.channels / channels)
 
 
-_trials: dict[str, Tile] = {}
+_trials: dict[str, Tile | None] = {}
 
 
 @contextlib.contextmanager
-def trying(kind: str, tile: Tile) -> Iterator[None]:
-    """Use a tile for a kind of problem (`key`), whatever the rule says: to measure it."""
+def trying(kind: str, tile: Tile | None) -> Iterator[None]:
+    """Use a tile for a kind of problem (`key`), whatever the rule says: to measure it.
+
+    With a `chain_key`, None is three phases.
+    """
     _trials[kind] = tile
     try:
         yield

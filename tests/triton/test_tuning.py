@@ -172,4 +172,6 @@ def test_a_tile_for_it_has_split_time_take_one_pass():
         assert config.tile == Tile(512, 1, 8) and config.chain.run == 32
         assert choose(Problem(1, 1_000_000, 64, 4, gradient=True)).chain is None
         assert choose(Problem(1, 1_000_000, 64, 4, split=False)).chunk is None
+        # In three phases, as without the tile.
+        assert choose(Problem(1, 1_000_000, 64, 4, flags=True)) == three_phases
     assert choose(problem) == three_phases
