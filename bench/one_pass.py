@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fastscan.bench import environment
+from fastscan.bench.cases.case import Arguments
 from fastscan.bench.cases.linear import LinearCase
 from fastscan.bench.gate import directions
 from fastscan.bench.gpu import copy_speed
@@ -33,7 +34,27 @@ ONE_PASS, THREE_PHASES = "triton, one pass", "triton, three phases"
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCase(LinearCase):
-    """A case whose time is split, by the kernels themselves in either form."""
+    """A case whose time is split, by the kernels themselves in either form.
+
+    Arrays of so many steps come from the device, and its scan of so many is `lax.associative_scan`.
+    """
+
+    def arguments(self) -> Arguments:
+        """As those of `LinearCase`."""
+        keys = jax.random.split(jax.random.key(0), 5)
+        edge = self.x[: self.axis] + self.x[self.axis + 1 :]
+        a = jax.random.uniform(keys[0], self.a, self.dtype, 0.9, 0.999)
+        x, g = (jax.random.normal(key, self.x, self.dtype) for key in keys[1:3])
+        g_last = jax.random.normal(keys[3], edge, accumulation_dtype(self.dtype))
+        flags = self.x[: self.axis + 1]
+        constants = ()
+        if self.episode is not None:
+            constants = (jax.random.bernoulli(keys[4], 1 / self.episode, flags),)
+        return Arguments((a, x), constants, (g_last, g))
+
+    def oracle(self, *arguments: Array) -> tuple[Array, Array]:
+        """`lax.associative_scan`, in the double precision of the arguments."""
+        return self._associative_scan(*arguments)
 
     def function(self, implementation: str) -> Callable[..., Any]:
         """As `Case.function`, which also takes the names of the two forms."""
@@ -84,10 +105,10 @@ def _case(name: str, x: tuple[int, ...], source: str, **settings: Any) -> SplitC
 
 CASES = (
     _case("million-steps", (1, 1_000_000, 64), "few channels: B D = 64"),
-    _case("million-steps-bf16", (1, 1_000_000, 64), "the same in mixed precision", of="bfloat16"),
     _case("time-last", (64, 1, 262_144), "one channel after another", axis=2),
     _case("resets", (2, 250_000, 64), "packed episodes", episode=200, reverse=True),
     _case("4-channels", (16, 250_000, 4), "a small state each"),
+    _case("million-steps-bf16", (1, 1_000_000, 64), "in mixed precision", of="bfloat16"),
 )
 
 

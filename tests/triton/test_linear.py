@@ -139,12 +139,12 @@ def test_nothing_passes_a_reset(implementation, cut, reverse, poison):
 @pytest.mark.parametrize("cut", ["one-pass"], indirect=True)
 def test_programs_of_one_pass_may_start_in_any_order(implementation, cut, monkeypatch):
     """They take tiles by tickets. One that took its own number's could wait for one behind it."""
-    from triton.runtime.interpreter import interpreter_builder
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
 
     def number(axis):
         raise AssertionError(f"a program asked for its number of axis {axis}")
 
-    monkeypatch.setattr(interpreter_builder, "create_get_program_id", number)
+    monkeypatch.setattr(interpreter.interpreter_builder, "create_get_program_id", number)
     inputs = Case((2, 20, 3)).inputs("float32")
     cotangents = Case((2, 20, 3)).cotangents("float32")
     jax.block_until_ready(values_and_vjp(implementation, inputs, cotangents))

@@ -1,5 +1,6 @@
 """The rule that cuts the work: what any cut must satisfy, and what some should be."""
 
+import dataclasses
 import itertools
 
 import jax.numpy as jnp
@@ -108,17 +109,17 @@ def test_every_tile_is_among_those_that_are_compiled():
 
 
 def chains(problems):
-    """What is chosen for those that take one pass where that is asked for."""
+    """(config, chain) for those that take one pass where that is asked for."""
     with tuning.one_pass():
         found = {problem: choose(problem) for problem in problems}
-    return {problem: config for problem, config in found.items() if config.chain}
+    return {p: (config, config.chain) for p, config in found.items() if config.chain is not None}
 
 
 def test_every_chain_is_one_that_a_kernel_can_run():
     found = chains(PROBLEMS)
     assert set(found) == {problem for problem in PROBLEMS if choose(problem).chunk}
-    for problem, config in found.items():
-        chain, tile = config.chain, config.tile
+    for problem, (config, chain) in found.items():
+        tile = config.tile
         for power in (tile.steps, tile.warps, config.channels, chain.run, chain.group):
             assert power > 0 and power & (power - 1) == 0, (problem, config)
         assert config.chunk == tile.steps and chain.run <= tile.steps
@@ -135,12 +136,12 @@ def test_every_chain_is_one_that_a_kernel_can_run():
 
 def test_every_chain_is_among_those_that_are_compiled():
     largest = {}
-    for problem, config in chains(compiled(ptx_cases._split_cases)).items():
-        kind = tuning.chain_key(problem), config.tile, config.chain.run
-        largest[kind] = max(config.chain.group, largest.get(kind, 0))
-    for problem, config in chains(PROBLEMS).items():
-        kind = tuning.chain_key(problem), config.tile, config.chain.run
-        assert config.chain.group <= largest[kind], (problem, config)
+    for problem, (config, chain) in chains(compiled(ptx_cases._split_cases)).items():
+        kind = tuning.chain_key(problem), config.tile, chain.run
+        largest[kind] = max(chain.group, largest.get(kind, 0))
+    for problem, (config, chain) in chains(PROBLEMS).items():
+        kind = tuning.chain_key(problem), config.tile, chain.run
+        assert chain.group <= largest[kind], (problem, config)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +160,8 @@ def test_every_chain_is_among_those_that_are_compiled():
 )
 def test_examples_of_chains(problem, steps, channels, run, group):
     assert choose(problem).chain is None
-    config = chains([problem])[problem]
-    found = (config.tile.steps, config.channels, config.chain.run, config.chain.group)
+    config, chain = chains([problem])[problem]
+    found = (config.tile.steps, config.channels, chain.run, chain.group)
     assert found == (steps, channels, run, group)
 
 
@@ -169,7 +170,9 @@ def test_a_tile_for_it_has_split_time_take_one_pass():
     three_phases = choose(problem)
     with tuning.trying(tuning.chain_key(problem), Tile(512, 1, 8)):
         config = choose(problem)
-        assert config.tile == Tile(512, 1, 8) and config.chain.run == 32
+        assert config == dataclasses.replace(
+            config, tile=Tile(512, 1, 8), chunk=512, chain=tuning.Chain(run=32, group=32)
+        )
         assert choose(Problem(1, 1_000_000, 64, 4, gradient=True)).chain is None
         assert choose(Problem(1, 1_000_000, 64, 4, split=False)).chunk is None
         # In three phases, as without the tile.
