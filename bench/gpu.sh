@@ -3,11 +3,11 @@
 #
 #     bench/gpu.sh [OUTPUT [WHEELS]]
 #
-# Leaves tests.txt, gpu.json, gpu.png and torch.jsonl in OUTPUT (bench/results/gpu unless given), each
-# written as it comes, and fails where a test fails or a value is wrong. Takes Python
-# (PYTHON, python3 unless set), JAX for CUDA, triton, pytest and hypothesis as they are installed, and
-# matplotlib and pytest-xdist if they are. Packages in the folder WHEELS (jax-triton, of any versions;
-# accelerated-scan, ...) are unpacked for this run alone. Needs no network.
+# Leaves tests.txt, gpu.json, gpu.png, torch.jsonl, one_pass.txt and one_pass.json in OUTPUT
+# (bench/results/gpu unless given), each written as it comes, and fails where a test fails or a value is
+# wrong. Takes Python (PYTHON, python3 unless set), JAX for CUDA, triton, pytest and hypothesis as they
+# are installed, and matplotlib and pytest-xdist if they are. Packages in the folder WHEELS (jax-triton,
+# of any versions; accelerated-scan, ...) are unpacked for this run alone. Needs no network.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
@@ -33,7 +33,7 @@ fi
 # JAX assembles Triton's kernels by ptxas. Triton brings one, for where there is no CUDA toolkit.
 PATH=$PATH:$("$PYTHON" -c 'from importlib.util import find_spec as f; print(*f("triton").submodule_search_locations)')/backends/nvidia/bin
 
-timeout 60 "$PYTHON" - <<'PROGRAM'
+timeout 45 "$PYTHON" - <<'PROGRAM'
 import jax
 import jax.numpy as jnp
 
@@ -58,11 +58,16 @@ fi
 # Compiled beside the tests, which leave the time for it: what torch_scans.py needs.
 timeout 200 "$PYTHON" -c 'import accelerated_scan.warp' >/dev/null 2>&1 &
 failed=0
-# Interrupted, pytest still says what has failed so far.
-timeout -s INT -k 15 180 "$PYTHON" -m pytest tests/triton/test_{linear,selective,attention,matrix}.py \
-    -p no:cacheprovider -v --tb=short "${parallel[@]}" -m "slow or not slow" 2>&1 |
+# What takes one pass comes last: its programs wait for each other, and if one of them waited forever,
+# all else would have been measured. Interrupted, pytest still says what has failed so far.
+timeout -s INT -k 15 165 "$PYTHON" -m pytest tests/triton/test_{linear,selective,attention,matrix}.py \
+    -p no:cacheprovider -v --tb=short "${parallel[@]}" -m "slow or not slow" -k "not one-pass" 2>&1 |
     tee "$output/tests.txt" | tail -n 30 || failed=1
-timeout 230 "$PYTHON" -m fastscan.bench.gpu "$output" 180 || failed=1
+timeout 190 "$PYTHON" -m fastscan.bench.gpu "$output" 150 || failed=1
 # Other packages' scans, where they are installed: no failure if they are not.
-timeout 60 "$PYTHON" bench/torch_scans.py "$output/torch.jsonl" || true
+timeout 40 "$PYTHON" bench/torch_scans.py "$output/torch.jsonl" || true
+timeout -k 5 30 "$PYTHON" -m pytest tests/triton/test_linear.py \
+    -p no:cacheprovider -v --tb=short "${parallel[@]}" -m "slow or not slow" -k "one-pass" 2>&1 |
+    tee "$output/one_pass.txt" | tail -n 30 || failed=1
+timeout -k 5 45 "$PYTHON" -m fastscan.bench.one_pass "$output" || failed=1
 exit $failed

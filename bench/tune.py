@@ -1,7 +1,8 @@
 """Find the best tiles of the linear scan on this GPU: `python -m fastscan.bench.tune [OUTPUT]`.
 
 Times candidates on shapes of each width and direction and writes the fastest, by `tuning.key`, to
-OUTPUT (kernels/triton/tuned/DEVICE.json unless given). Tiles change no value beyond rounding.
+OUTPUT (kernels/triton/tuned/DEVICE.json unless given); for split time, tiles of the one pass by
+`tuning.chain_key`, if they beat the three phases. Tiles change no value beyond rounding.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from fastscan.kernels.triton.tuning import Problem, Tile
 SHAPES = ((32, 4096, 2048), (8, 8192, 2048), (4, 16384, 1024))
 """Between them, accesses of every width."""
 DTYPES = ("float32", "bfloat16")
+SPLIT_SHAPES = ((1, 1_000_000, 64), (64, 262_144, 1))
+"""Few channels: time is split."""
+CHAIN_WARPS = (4, 8)
 TILES = tuple(Tile(steps, stages) for steps, stages in itertools.product((4, 8, 16), (3, 5, 8)))
 
 
@@ -45,6 +49,19 @@ def main() -> None:
         tile = min(times, key=lambda t: times[t])
         best[kind] = (times[tile], tile)
         print(f"{kind}: {tile}, {times[tile] * 1e3:.3f} ms of {sorted(times.values())}", flush=True)
+    for dtype, shape, gradient in itertools.product(DTYPES, SPLIT_SHAPES, (False, True)):
+        asked = Problem(*shape, jnp.dtype(dtype).itemsize, gradient=gradient)
+        kind = tuning.chain_key(asked)
+        call, arrays = problem(shape, dtype, gradient=gradient)
+        tile = tuning.default_chain(asked)
+        steps = [tile.steps * warps // tile.warps for warps in CHAIN_WARPS]
+        tiles = [Tile(n, 1, warps) for n, warps in zip(steps, CHAIN_WARPS, strict=True)]
+        three_phases = timed(kind, None, call, arrays)
+        times = {tile: timed(kind, tile, call, arrays) for tile in tiles}
+        tile = min(times, key=lambda t: times[t])
+        print(f"{kind}: {tile}, {times[tile] * 1e3:.3f} ms, three phases {three_phases * 1e3:.3f}")
+        if times[tile] < three_phases:
+            best[kind] = (times[tile], tile)
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else tuning.path(device().name)
     output.parent.mkdir(parents=True, exist_ok=True)
     found = {kind: dataclasses.asdict(tile) for kind, (_, tile) in best.items()}
@@ -77,8 +94,10 @@ def problem(
     return functools.partial(linear.scan, **settings), [a, x, edge]
 
 
-def timed(kind: str, tile: Tile, function: Callable[..., Any], arrays: list[jax.Array]) -> float:
-    """Seconds of a call with this tile; infinite where it does not fit the GPU."""
+def timed(
+    kind: str, tile: Tile | None, function: Callable[..., Any], arrays: list[jax.Array]
+) -> float:
+    """Seconds of a call with this tile, or in three phases; infinite where it does not fit."""
     try:
         with tuning.trying(kind, tile):
             # A function of its own, as JAX keeps what it compiled by the function.

@@ -71,16 +71,19 @@ def run(
     grid: tuple[int, ...],
     scalars: tuple[int, ...],
     outputs: Sequence[jax.ShapeDtypeStruct],
+    zeroed: Sequence[int],
     constants: Mapping[str, Any],
     *inputs: Any,
 ) -> tuple[np.ndarray, ...]:
-    """What the kernel writes, program after program; NaN where it writes nothing.
+    """What the kernel writes, program after program.
+
+    Where it writes nothing, NaN, and zero in the outputs of the numbers `zeroed`.
 
     Raises:
         MemoryFault: an access to memory that would go wrong on a GPU.
     """
     with _lock:
-        return _run(kernel, grid, scalars, outputs, constants, *inputs)
+        return _run(kernel, grid, scalars, outputs, zeroed, constants, *inputs)
 
 
 _lock = threading.Lock()
@@ -92,6 +95,7 @@ def _run(
     grid: tuple[int, ...],
     scalars: tuple[int, ...],
     outputs: Sequence[jax.ShapeDtypeStruct],
+    zeroed: Sequence[int],
     constants: Mapping[str, Any],
     *inputs: Any,
 ) -> tuple[np.ndarray, ...]:
@@ -100,8 +104,8 @@ def _run(
     arrays = [np.ascontiguousarray(np.asarray(x)) for x in inputs]
     arrays = [x.view(np.int8) if x.dtype == np.bool_ else x for x in arrays]
     results = [np.empty(o.shape, o.dtype) for o in outputs]
-    for result in results:
-        result.reshape(-1).view(np.uint8)[...] = 0xFF
+    for i, result in enumerate(results):
+        result.reshape(-1).view(np.uint8)[...] = 0 if i in zeroed else 0xFF
     global _memory
     _memory = sanitizer.Memory(arrays, results)
     try:

@@ -74,17 +74,21 @@ def launch(
     *,
     warps: int,
     constants: Mapping[str, Any],
+    zeroed: Sequence[int] = (),
 ) -> list[Array]:
     """The arrays that a kernel fills.
 
     Its parameters are in this order: pointers to `inputs`, `scalars`, pointers to `outputs`, and
     the `constants` (tl.constexpr) by name. All arrays start at a multiple of 16 bytes. The values
     of `scalars` take no part in the compilation, except that a 1 is compiled in; what a kernel
-    should know of their factors, say for 16-byte accesses, it has to be told by a constant.
+    should know of their factors, say for 16-byte accesses, it has to be told by a constant. The
+    outputs whose numbers are in `zeroed` are zero when the kernel starts, at every call: the launch
+    sets them on the same stream.
     """
     if interpreted():
         run = functools.partial(
-            interpreter.run, kernel, tuple(grid), tuple(scalars), tuple(outputs), dict(constants)
+            interpreter.run,
+            *(kernel, tuple(grid), tuple(scalars), tuple(outputs), tuple(zeroed), dict(constants)),
         )
         return list(jax.pure_callback(run, tuple(outputs), *inputs))
     return list(
@@ -96,6 +100,7 @@ def launch(
             grid=tuple(grid),
             num_warps=warps,
             compute_capability=compute_capability(),
+            zeroed_outputs=tuple(zeroed),
             **constants,
         )
     )

@@ -18,6 +18,8 @@ from fastscan.kernels.case import LinearCase, accumulation_dtype
 from fastscan.kernels.triton import tuning
 from fastscan.kernels.triton.launch import device, launch, like, uncountable
 from fastscan.kernels.triton.layout import CHANNELS, DENSE, EDGE, TIME, Layout, fold
+from fastscan.kernels.triton.linear_chain import HEADER
+from fastscan.kernels.triton.linear_chain_kernels import backward_chain_kernel, chain_kernel
 from fastscan.kernels.triton.linear_kernels import backward_kernel, scan_kernel, summary_kernel
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
@@ -178,30 +180,81 @@ class _Run:
         **constants: Any,
     ) -> list[Array]:
         """Start a kernel with what all of them are told."""
-        _, Q, T, R, D = self.axes.extents
-        # Rows of few channels begin at a multiple of 16 bytes only if their lengths are known to.
-        unit = math.gcd(T, 16) if D < 16 else 1
+        _, Q, T, _, _ = self.axes.extents
+        tile = self.config.tile
         return launch(
             kernel,
             (self.axes.rows * self.blocks, self.chunks),
             inputs,
-            (Q, T // unit, (self.config.chunk or T) // unit),
+            (Q, T // self.unit, (self.config.chunk or T) // self.unit),
             outputs,
-            warps=self.config.tile.warps,
+            warps=tile.warps,
             constants={
-                **constants,
-                "STATE": tl.float64 if self.state == np.float64 else tl.float32,
-                "COMPLEX": self.dtype.kind == "c",
-                "REVERSE": (1 if self.config.channels >= 32 else 2) if self.reverse else 0,
-                "UNIT": unit,
-                "R": R,
-                "D": D,
-                "VECTOR": self.config.vector,
-                "BT": self.config.tile.steps,
+                **self.constants,
+                "BT": tile.steps,
                 "BD": self.config.channels,
-                "STAGES": self.config.tile.stages,
+                "STAGES": tile.stages,
+                **constants,
             },
         )
+
+    def launch_chain(
+        self,
+        kernel: Any,
+        chain: tuning.Chain,
+        inputs: Sequence[Array],
+        outputs: Sequence[jax.ShapeDtypeStruct],
+        **constants: Any,
+    ) -> list[Array]:
+        """Start a kernel whose programs wait for each other."""
+        _, Q, T, _, _ = self.axes.extents
+        config = self.config
+        chains = self.axes.rows * self.blocks
+        planes = 2 if self.dtype.kind == "c" else 1
+        maps, states = 2 * self.chunks, -(-self.chunks // chain.group)
+        words = HEADER.value + chains * (maps + states) * planes * config.channels
+        *found, _ = launch(
+            kernel,
+            (chains * self.chunks,),
+            inputs,
+            (Q, T // self.unit),
+            [*outputs, like((words,), np.dtype(f"i{self.state.itemsize}"))],
+            warps=config.tile.warps,
+            zeroed=(len(outputs),),
+            constants={
+                **self.constants,
+                "RUN": chain.run,
+                "BD": config.tile.steps // chain.run * config.channels,
+                "CHANNELS": config.channels,
+                "GROUP": chain.group,
+                "REVERSE": (1 if config.channels >= 4 else 2) if self.reverse else 0,
+                **constants,
+            },
+        )
+        return found
+
+    @property
+    def unit(self) -> int:
+        """What lengths are counted in.
+
+        Rows of few channels begin at a multiple of 16 bytes only if their lengths are known to.
+        """
+        _, _, T, _, D = self.axes.extents
+        return math.gcd(T, 16) if D < 16 else 1
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What all kernels are told."""
+        _, _, _, R, D = self.axes.extents
+        return {
+            "STATE": tl.float64 if self.state == np.float64 else tl.float32,
+            "COMPLEX": self.dtype.kind == "c",
+            "REVERSE": (1 if self.config.channels >= 32 else 2) if self.reverse else 0,
+            "UNIT": self.unit,
+            "R": R,
+            "D": D,
+            "VECTOR": self.config.vector,
+        }
 
     def join(self, planes: Sequence[Array]) -> Array:
         """The array of which these are the planes."""
@@ -248,7 +301,15 @@ class _Run:
         return _Operand(h, DENSE).planes
 
 
-def _run(axes: Layout, dtype: np.dtype, reverse: bool, *, gradient: bool, split: bool) -> _Run:
+def _run(
+    axes: Layout,
+    dtype: np.dtype,
+    reset: Sequence[_Operand],
+    reverse: bool,
+    *,
+    gradient: bool,
+    split: bool,
+) -> _Run:
     complex_ = dtype.kind == "c"
     problem = tuning.Problem(
         rows=axes.rows,
@@ -257,11 +318,10 @@ def _run(axes: Layout, dtype: np.dtype, reverse: bool, *, gradient: bool, split:
         itemsize=dtype.itemsize // (1 + complex_),
         planes=1 + complex_,
         gradient=gradient,
+        split=split,
+        flags=axes.channels > 1 and any(flags.form & CHANNELS for flags in reset),
     )
-    config = tuning.choose(problem, device())
-    if not split:
-        config = dataclasses.replace(config, chunk=None)
-    return _Run(axes, config, dtype, reverse)
+    return _Run(axes, tuning.choose(problem, device()), dtype, reverse)
 
 
 def _states(
@@ -277,23 +337,21 @@ def _states(
 ) -> tuple[Array, Array]:
     """What leaves the last step, and all states."""
     dtype = np.dtype(x.array.dtype)
-    run = _run(axes, dtype, reverse, gradient=False, split=split)
+    run = _run(axes, dtype, reset, reverse, gradient=False, split=split)
     flags, form = run.flags(reset, a.planes[0])
     plane = np.zeros((), dtype).real.dtype
-    found = run.launch(
-        scan_kernel,
-        [*a.planes, *x.planes, *h0.planes, *run.behind(a, x, h0, reset, adjoint), flags],
-        [
-            *run.planes(axes.shape(EDGE), run.state),
-            *run.planes(axes.shape(DENSE), plane),
-        ],
-        A=a.form,
-        X=x.form,
-        H0=h0.form,
-        RESET=form,
-        ADJOINT=adjoint,
-        SPLIT=run.chunks > 1,
-    )
+    outputs = [
+        *run.planes(axes.shape(EDGE), run.state),
+        *run.planes(axes.shape(DENSE), plane),
+    ]
+    forms = {"A": a.form, "X": x.form, "H0": h0.form, "RESET": form, "ADJOINT": adjoint}
+    if chain := run.config.chain:
+        inputs = [*a.planes, *x.planes, *h0.planes, flags]
+        found = run.launch_chain(chain_kernel, chain, inputs, outputs, **forms)
+    else:
+        behind = run.behind(a, x, h0, reset, adjoint)
+        inputs = [*a.planes, *x.planes, *h0.planes, *behind, flags]
+        found = run.launch(scan_kernel, inputs, outputs, SPLIT=run.chunks > 1, **forms)
     return run.join(found[:2]), run.join(found[2:])
 
 
@@ -310,7 +368,7 @@ def _cotangents(
 ) -> tuple[Array, Array, Array]:
     """The cotangents of a, x and h0, by a scan against time (`reverse` is its own direction)."""
     dtype = np.dtype(g.array.dtype)
-    run = _run(axes, dtype, reverse, gradient=True, split=True)
+    run = _run(axes, dtype, reset, reverse, gradient=True, split=True)
     flags, form = run.flags(reset, a.planes[0])
     wanted = axes.forms[-1]
     over_time, over_channels = not wanted & TIME, not wanted & CHANNELS
@@ -322,32 +380,30 @@ def _cotangents(
     # Sums of the kernel go by rows; what it does not sum lies as the states do.
     by_rows = over_time or over_channels
     shape = (P, Q, R, times, lanes) if by_rows else axes.shape(DENSE)
-    found = run.launch(
-        backward_kernel,
-        [
-            *a.planes,
-            *g.planes,
-            *g_last.planes,
-            *run.behind(a, g, g_last, reset, True),
-            *h.planes,
-            *h0.planes,
-            flags,
-        ],
-        [
-            *run.planes(shape, plane if whole else run.state),
-            *run.planes(axes.shape(DENSE), plane),
-            *run.planes(axes.shape(EDGE), run.state),
-        ],
-        A=a.form,
-        X=g.form,
-        LAST=g_last.form,
-        H=h.form,
-        H0=h0.form,
-        RESET=form,
-        SPLIT=run.chunks > 1,
-        OVER_TIME=over_time,
-        OVER_CHANNELS=over_channels,
-    )
+    known = [*a.planes, *g.planes, *g_last.planes]
+    rest = [*h.planes, *h0.planes, flags]
+    outputs = [
+        *run.planes(shape, plane if whole else run.state),
+        *run.planes(axes.shape(DENSE), plane),
+        *run.planes(axes.shape(EDGE), run.state),
+    ]
+    settings = {
+        "A": a.form,
+        "X": g.form,
+        "LAST": g_last.form,
+        "H": h.form,
+        "H0": h0.form,
+        "RESET": form,
+        "OVER_TIME": over_time,
+        "OVER_CHANNELS": over_channels,
+    }
+    if chain := run.config.chain:
+        found = run.launch_chain(backward_chain_kernel, chain, [*known, *rest], outputs, **settings)
+    else:
+        behind = run.behind(a, g, g_last, reset, True)
+        found = run.launch(
+            backward_kernel, [*known, *behind, *rest], outputs, SPLIT=run.chunks > 1, **settings
+        )
     da = run.join(found[:2])
     da = jnp.moveaxis(da, 2, 3) if by_rows else da
     missing = tuple(i for i in range(5) if not wanted & (16 >> i))

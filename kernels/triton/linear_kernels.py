@@ -13,10 +13,13 @@ import triton
 import triton.language as tl
 
 from fastscan.kernels.triton.linear_tiles import (
+    across,
     advance,
-    final_element,
+    exist,
+    fixed_decay,
     last_row,
     load_edge,
+    load_flags,
     load_tile,
     place,
     product,
@@ -27,12 +30,6 @@ from fastscan.kernels.triton.linear_tiles import (
     times,
     unless,
 )
-
-
-@triton.jit
-def _inside(c, D: tl.constexpr, BD: tl.constexpr):
-    """Which of the channels c exist: all, where blocks of BD fill D."""
-    return tl.full((BD,), True, tl.int1) if D % BD == 0 else c < D
 
 
 @triton.jit
@@ -61,77 +58,6 @@ def _state_before(
         if COMPLEX:
             h_im = tl.where(known, tl.load(behind_im_ptr + at, mask=known, other=0.0), h_im)
     return h, h_im
-
-
-@triton.jit
-def _fixed_decay(
-    a_ptr,
-    a_im_ptr,
-    where,
-    inside,
-    A: tl.constexpr,
-    STATE: tl.constexpr,
-    COMPLEX: tl.constexpr,
-    BD: tl.constexpr,
-):
-    """The time-invariant decay of each channel, if that is what `a` is."""
-    a = tl.zeros((BD,), STATE)
-    a_im = a
-    if (A & 4) == 0:
-        a = load_edge(a_ptr, where, inside, STATE)
-        if COMPLEX:
-            a_im = load_edge(a_im_ptr, where, inside, STATE)
-    return a, a_im
-
-
-@triton.jit
-def _flags(
-    pointer,
-    where,
-    i,
-    T,
-    SHIFT: tl.constexpr,
-    inside,
-    RESET: tl.constexpr,
-    REVERSE: tl.constexpr,
-    VECTOR: tl.constexpr,
-    BT: tl.constexpr,
-    BD: tl.constexpr,
-):
-    """The flags of the tile that begins with step i; none where there are no resets."""
-    if RESET == 0:
-        tile = tl.full((1, 1), 0, tl.int8)
-    else:
-        tile = load_tile(
-            *(pointer, where, i, T, T - SHIFT, inside, 0, RESET, REVERSE, VECTOR, BT, BD)
-        )
-    return tile
-
-
-@triton.jit
-def _across(
-    pointers,
-    places,
-    h,
-    T,
-    inside,
-    RESET: tl.constexpr,
-    STATE: tl.constexpr,
-    COMPLEX: tl.constexpr,
-    REVERSE: tl.constexpr,
-):
-    """The product a h of the step gone through last: the cotangent of the state at first."""
-    a_ptr, a_im_ptr, reset_ptr = pointers
-    a_place, r_place = places
-    at = final_element(a_place, T, REVERSE)
-    a = tl.load(a_ptr + at, mask=inside, other=0.0).to(STATE)
-    a_im = a
-    if COMPLEX:
-        a_im = tl.load(a_im_ptr + at, mask=inside, other=0.0)
-    r = 0
-    if RESET != 0:
-        r = tl.load(reset_ptr + final_element(r_place, T, REVERSE), mask=inside, other=0)
-    return unless(r, times((a, a_im), h, COMPLEX), RESET)
 
 
 @triton.jit
@@ -177,7 +103,7 @@ def scan_kernel(
     CHUNK = CHUNK_UNITS * UNIT
     row = tl.program_id(0) // tl.cdiv(D, BD)
     c = (tl.program_id(0) % tl.cdiv(D, BD)) * BD + tl.arange(0, BD)
-    inside = _inside(c, D, BD)
+    inside = exist(c, D, BD)
     axes = (Q, T, R, D)
     begin = tl.program_id(1) * CHUNK
     SHIFT: tl.constexpr = 1 if ADJOINT else 0
@@ -185,17 +111,20 @@ def scan_kernel(
     places = (place(row, c, axes, A), place(row, c, axes, X))
     r_place = place(row, c, axes, RESET)
     dense = place(row, c, axes, 31)
-    fixed = _fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
+    fixed = fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
     states = (h0_ptr, h0_im_ptr, behind_ptr, behind_im_ptr)
     h = _state_before(states, place(row, c, axes, H0), row, c, D, inside, STATE, COMPLEX, SPLIT)
 
-    r = _flags(reset_ptr, r_place, begin - SHIFT, T, SHIFT, inside, RESET, REVERSE, VECTOR, BT, BD)
+    r = load_flags(
+        *(reset_ptr, r_place, begin - SHIFT, T, SHIFT, inside),
+        *(RESET, REVERSE, VECTOR, BT, BD),
+    )
 
     for i0 in tl.range(0, tl.minimum(CHUNK, T - begin), BT, num_stages=STAGES):
         i = begin + i0
         # A tile ahead: flags are too small for the copies that bring the other operands early.
         now = r
-        r = _flags(
+        r = load_flags(
             *(reset_ptr, r_place, i + BT - SHIFT, T, SHIFT, inside),
             *(RESET, REVERSE, VECTOR, BT, BD),
         )
@@ -210,7 +139,7 @@ def scan_kernel(
 
     final = inside & (begin + CHUNK >= T)
     if ADJOINT:
-        h = _across(
+        h = across(
             *((a_ptr, a_im_ptr, reset_ptr), (places[0], r_place), h, T, final),
             *(RESET, STATE, COMPLEX, REVERSE),
         )
@@ -257,25 +186,28 @@ def summary_kernel(
     CHUNK = CHUNK_UNITS * UNIT
     row = tl.program_id(0) // tl.cdiv(D, BD)
     c = (tl.program_id(0) % tl.cdiv(D, BD)) * BD + tl.arange(0, BD)
-    inside = _inside(c, D, BD)
+    inside = exist(c, D, BD)
     axes = (Q, T, R, D)
     begin = tl.program_id(1) * CHUNK
     SHIFT: tl.constexpr = 1 if ADJOINT else 0
     pointers = (a_ptr, a_im_ptr, x_ptr, x_im_ptr)
     places = (place(row, c, axes, A), place(row, c, axes, X))
     r_place = place(row, c, axes, RESET)
-    fixed = _fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
+    fixed = fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
     zero = tl.zeros((BD,), STATE)
     h = (zero, zero)
     whole = (zero + 1.0, zero)
     flag = tl.zeros((BD,), tl.int32)
-    r = _flags(reset_ptr, r_place, begin - SHIFT, T, SHIFT, inside, RESET, REVERSE, VECTOR, BT, BD)
+    r = load_flags(
+        *(reset_ptr, r_place, begin - SHIFT, T, SHIFT, inside),
+        *(RESET, REVERSE, VECTOR, BT, BD),
+    )
 
     for i0 in tl.range(0, tl.minimum(CHUNK, T - begin), BT, num_stages=STAGES):
         i = begin + i0
         # A tile ahead: flags are too small for the copies that bring the other operands early.
         now = r
-        r = _flags(
+        r = load_flags(
             *(reset_ptr, r_place, i + BT - SHIFT, T, SHIFT, inside),
             *(RESET, REVERSE, VECTOR, BT, BD),
         )
@@ -353,7 +285,7 @@ def backward_kernel(
     row = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     c = block * BD + tl.arange(0, BD)
-    inside = _inside(c, D, BD)
+    inside = exist(c, D, BD)
     axes = (Q, T, R, D)
     chunk = tl.program_id(1)
     begin = chunk * CHUNK
@@ -362,7 +294,7 @@ def backward_kernel(
     r_place = place(row, c, axes, RESET)
     dense = place(row, c, axes, 31)
     past = place(row, c, axes, H)
-    fixed = _fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
+    fixed = fixed_decay(a_ptr, a_im_ptr, places[0], inside, A, STATE, COMPLEX, BD)
     states = (g_last_ptr, g_last_im_ptr, behind_ptr, behind_im_ptr)
     g = _state_before(states, place(row, c, axes, LAST), row, c, D, inside, STATE, COMPLEX, SPLIT)
     h0_place = place(row, c, axes, H0)
@@ -373,18 +305,18 @@ def backward_kernel(
     total = tl.zeros((BD,), STATE)
     total_im = tl.zeros((BD,), STATE)
 
-    later = _flags(reset_ptr, r_place, begin, T, 0, inside, RESET, REVERSE, VECTOR, BT, BD)
-    r = _flags(reset_ptr, r_place, begin - 1, T, 1, inside, RESET, REVERSE, VECTOR, BT, BD)
+    later = load_flags(reset_ptr, r_place, begin, T, 0, inside, RESET, REVERSE, VECTOR, BT, BD)
+    r = load_flags(reset_ptr, r_place, begin - 1, T, 1, inside, RESET, REVERSE, VECTOR, BT, BD)
 
     for i0 in tl.range(0, tl.minimum(CHUNK, T - begin), BT, num_stages=STAGES):
         i = begin + i0
         # A tile ahead: flags are too small for the copies that bring the other operands early.
         now, cut = r, later
-        r = _flags(
+        r = load_flags(
             *(reset_ptr, r_place, i + BT - 1, T, 1, inside),
             *(RESET, REVERSE, VECTOR, BT, BD),
         )
-        later = _flags(
+        later = load_flags(
             *(reset_ptr, r_place, i + BT, T, 0, inside),
             *(RESET, REVERSE, VECTOR, BT, BD),
         )
@@ -435,7 +367,7 @@ def backward_kernel(
             if COMPLEX:
                 tl.store(da_im_ptr + part * D + c, total_im, mask=inside)
     final = inside & (begin + CHUNK >= T)
-    dh0, dh0_im = _across(
+    dh0, dh0_im = across(
         *((a_ptr, a_im_ptr, reset_ptr), (places[0], r_place), g, T, final),
         *(RESET, STATE, COMPLEX, REVERSE),
     )

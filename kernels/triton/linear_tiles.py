@@ -73,12 +73,20 @@ def final_element(where, T, REVERSE: tl.constexpr):
 
 
 @triton.jit
-def there(i, end, REVERSE: tl.constexpr, BT: tl.constexpr):
+def there(i, end, REVERSE: tl.constexpr, BT: tl.constexpr, RUNS: tl.constexpr = 0):
     """Which steps of the tile that begins with step i exist, of those before `end`."""
-    steps = i + tl.arange(0, BT)
+    steps = tl.arange(0, BT)
     if REVERSE == 2:
-        steps = i + BT - 1 - tl.arange(0, BT)
-    return (steps >= 0) & (steps < end)
+        steps = BT - 1 - steps
+    if RUNS == 2:
+        live = tl.full((BT, 1), True, tl.int1)
+    elif RUNS:
+        # Constants against one number of each lane.
+        live = (steps[:, None] >= -i[None, :]) & (steps[:, None] < (end - i)[None, :])
+    else:
+        steps = i + steps
+        live = (steps >= 0) & (steps < end)
+    return live
 
 
 @triton.jit
@@ -86,6 +94,33 @@ def load_edge(pointer, where, inside, STATE: tl.constexpr):
     """What an operand has for each channel, at one point in time or at all of them."""
     start, channel, _ = where
     return tl.load(pointer + start + channel, mask=inside, other=0.0).to(STATE)
+
+
+@triton.jit
+def exist(c, D: tl.constexpr, BD: tl.constexpr):
+    """Which of the channels c exist: all, where blocks of BD fill D."""
+    return tl.full(c.shape, True, tl.int1) if D % BD == 0 else c < D
+
+
+@triton.jit
+def fixed_decay(
+    a_ptr,
+    a_im_ptr,
+    where,
+    inside,
+    A: tl.constexpr,
+    STATE: tl.constexpr,
+    COMPLEX: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """The time-invariant decay of each channel, if that is what `a` is."""
+    a = tl.zeros((BD,), STATE)
+    a_im = a
+    if (A & 4) == 0:
+        a = load_edge(a_ptr, where, inside, STATE)
+        if COMPLEX:
+            a_im = load_edge(a_im_ptr, where, inside, STATE)
+    return a, a_im
 
 
 @triton.jit
@@ -102,13 +137,19 @@ def load_tile(
     VECTOR: tl.constexpr,
     BT: tl.constexpr,
     BD: tl.constexpr,
+    RUNS: tl.constexpr = 0,
 ):
     """The steps i, i + 1, ... before `end` of an operand, and `fill` where there are none."""
     _, channel, step = where
     pointer += tile_start(where, i, T, REVERSE, BT)
     steps = tile_steps(step, REVERSE, BT)
-    live = there(i, end, REVERSE, BT)
-    if (FORM & 1) == 0:
+    live = there(i, end, REVERSE, BT, RUNS)
+    if RUNS:
+        at = steps[:, None] + channel[None, :]
+        if VECTOR > 0:
+            at = tl.multiple_of(at, (1, VECTOR))
+        tile = tl.load(pointer[None, :] + at, mask=live & inside[None, :], other=fill)
+    elif (FORM & 1) == 0:
         # Once for all channels: as a tile it would be laid out along time, and the scan with it.
         tile = tl.load(pointer + steps, mask=live, other=fill)
         tile = tl.broadcast_to(tile[:, None], (BT, BD))
@@ -117,6 +158,30 @@ def load_tile(
         if VECTOR > 0:
             at = tl.multiple_of(at, (1, VECTOR))
         tile = tl.load(pointer + at, mask=live[:, None] & inside[None, :], other=fill)
+    return tile
+
+
+@triton.jit
+def load_flags(
+    pointer,
+    where,
+    i,
+    T,
+    SHIFT: tl.constexpr,
+    inside,
+    RESET: tl.constexpr,
+    REVERSE: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BT: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """The flags of the tile that begins with step i; none where there are no resets."""
+    if RESET == 0:
+        tile = tl.full((1, 1), 0, tl.int8)
+    else:
+        tile = load_tile(
+            *(pointer, where, i, T, T - SHIFT, inside, 0, RESET, REVERSE, VECTOR, BT, BD)
+        )
     return tile
 
 
@@ -131,17 +196,21 @@ def store_tile(
     REVERSE: tl.constexpr,
     VECTOR: tl.constexpr,
     BT: tl.constexpr,
+    RUNS: tl.constexpr = 0,
 ):
     """Write the tile that begins with step i."""
     _, channel, step = where
+    tile = tile.to(pointer.dtype.element_ty)
     pointer += tile_start(where, i, T, REVERSE, BT)
     steps = tile_steps(step, REVERSE, BT)
-    live = there(i, T, REVERSE, BT)
+    live = there(i, T, REVERSE, BT, RUNS)
     at = steps[:, None] + channel[None, :]
     if VECTOR > 0:
         at = tl.multiple_of(at, (1, VECTOR))
-    mask = live[:, None] & inside[None, :]
-    tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=mask)
+    if RUNS:
+        tl.store(pointer[None, :] + at, tile, mask=live & inside[None, :])
+    else:
+        tl.store(pointer + at, tile, mask=live[:, None] & inside[None, :])
 
 
 @triton.jit
@@ -227,6 +296,110 @@ def unless(r, value, RESET: tl.constexpr):
 
 
 @triton.jit
+def across(
+    pointers,
+    places,
+    h,
+    T,
+    inside,
+    RESET: tl.constexpr,
+    STATE: tl.constexpr,
+    COMPLEX: tl.constexpr,
+    REVERSE: tl.constexpr,
+):
+    """The product a h of the step gone through last: the cotangent of the state at first."""
+    a_ptr, a_im_ptr, reset_ptr = pointers
+    a_place, r_place = places
+    at = final_element(a_place, T, REVERSE)
+    a = tl.load(a_ptr + at, mask=inside, other=0.0).to(STATE)
+    a_im = a
+    if COMPLEX:
+        a_im = tl.load(a_im_ptr + at, mask=inside, other=0.0)
+    r = 0
+    if RESET != 0:
+        r = tl.load(reset_ptr + final_element(r_place, T, REVERSE), mask=inside, other=0)
+    return unless(r, times((a, a_im), h, COMPLEX), RESET)
+
+
+@triton.jit
+def operands(
+    pointers,
+    places,
+    fixed,
+    i,
+    T,
+    inside,
+    A: tl.constexpr,
+    X: tl.constexpr,
+    STATE: tl.constexpr,
+    COMPLEX: tl.constexpr,
+    REVERSE: tl.constexpr,
+    SHIFT: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BT: tl.constexpr,
+    BD: tl.constexpr,
+    RUNS: tl.constexpr = 0,
+):
+    """The decays and the inputs of the steps i, i + 1, ..., each (re, im).
+
+    The decay of a step is that of SHIFT steps before. Padding steps have a = 1 and x = 0.
+    """
+    a_ptr, a_im_ptr, x_ptr, x_im_ptr = pointers
+    a_place, x_place = places
+    j = i - SHIFT
+    end = T - SHIFT
+    if (A & 4) == 0:
+        live = there(j, end, REVERSE, BT, RUNS)
+        if not RUNS:
+            live = live[:, None]
+        a = tl.where(live, fixed[0][None, :], 1.0)
+        a_im = tl.where(live, fixed[1][None, :], 0.0)
+    else:
+        a = load_tile(
+            *(a_ptr, a_place, j, T, end, inside, 1.0, A, REVERSE, VECTOR, BT, BD, RUNS)
+        ).to(STATE)
+        a_im = a
+        if COMPLEX:
+            a_im = load_tile(
+                *(a_im_ptr, a_place, j, T, end, inside, 0.0, A, REVERSE, VECTOR, BT, BD, RUNS)
+            )
+    x = load_tile(*(x_ptr, x_place, i, T, T, inside, 0.0, X, REVERSE, VECTOR, BT, BD, RUNS)).to(
+        STATE
+    )
+    x_im = x
+    if COMPLEX:
+        x_im = load_tile(
+            *(x_im_ptr, x_place, i, T, T, inside, 0.0, X, REVERSE, VECTOR, BT, BD, RUNS)
+        )
+    return (a, a_im), (x, x_im)
+
+
+@triton.jit
+def scanned(a, x, r, RESET: tl.constexpr, COMPLEX: tl.constexpr, REVERSE: tl.constexpr):
+    """The steps of a tile from its first to each: products, states from zero, and whether cut."""
+    p, p_im = a
+    h, h_im = x
+    BACKWARDS: tl.constexpr = REVERSE == 2
+    if COMPLEX:
+        if RESET != 0:
+            p, p_im, h, h_im, r = tl.associative_scan(
+                (p, p_im, h, h_im, r), 0, _compose_complex_reset, BACKWARDS
+            )
+        else:
+            p, p_im, h, h_im = tl.associative_scan(
+                (p, p_im, h, h_im), 0, _compose_complex, BACKWARDS
+            )
+    else:
+        if RESET != 0:
+            p, h, r = tl.associative_scan((p, h, r), 0, _compose_reset, BACKWARDS)
+        else:
+            p, h = tl.associative_scan((p, h), 0, _compose, BACKWARDS)
+        p_im = p
+        h_im = h
+    return (p, p_im), (h, h_im), r
+
+
+@triton.jit
 def advance(
     pointers,
     places,
@@ -249,47 +422,19 @@ def advance(
 ):
     """Load the steps i, i + 1, ... and go through them from the state h, with the flags r.
 
-    The decay of a step is that of SHIFT steps before. Padding steps have a = 1 and
-    x = 0. The state enters with the first step, so that what follows is the plain recurrence: it
+    The state enters with the first step, so that what follows is the plain recurrence: it
     runs inside the threads, in the order of time, where a tile is one warp wide.
 
     Returns the decays and the states, each (re, im).
     """
-    a_ptr, a_im_ptr, x_ptr, x_im_ptr = pointers
-    a_place, x_place = places
-    j = i - SHIFT
-    end = T - SHIFT
-    if (A & 4) == 0:
-        live = there(j, end, REVERSE, BT)[:, None]
-        a = tl.where(live, fixed[0][None, :], 1.0)
-        a_im = tl.where(live, fixed[1][None, :], 0.0)
-    else:
-        a = load_tile(a_ptr, a_place, j, T, end, inside, 1.0, A, REVERSE, VECTOR, BT, BD).to(STATE)
-        a_im = a
-        if COMPLEX:
-            a_im = load_tile(a_im_ptr, a_place, j, T, end, inside, 0.0, A, REVERSE, VECTOR, BT, BD)
-    x = load_tile(x_ptr, x_place, i, T, T, inside, 0.0, X, REVERSE, VECTOR, BT, BD).to(STATE)
-    x_im = x
-    if COMPLEX:
-        x_im = load_tile(x_im_ptr, x_place, i, T, T, inside, 0.0, X, REVERSE, VECTOR, BT, BD)
-    past, past_im = unless(r, times((a, a_im), (h[0][None, :], h[1][None, :]), COMPLEX), RESET)
+    a, x = operands(
+        *(pointers, places, fixed, i, T, inside),
+        *(A, X, STATE, COMPLEX, REVERSE, SHIFT, VECTOR, BT, BD),
+    )
+    past, past_im = unless(r, times(a, (h[0][None, :], h[1][None, :]), COMPLEX), RESET)
     FIRST: tl.constexpr = BT - 1 if REVERSE == 2 else 0
     first = tl.arange(0, BT)[:, None] == FIRST
-    x = tl.where(first, past + x, x)
-    x_im = tl.where(first, past_im + x_im, x_im)
-    if COMPLEX:
-        if RESET != 0:
-            _, _, out, out_im, _ = tl.associative_scan(
-                (a, a_im, x, x_im, r), 0, _compose_complex_reset, REVERSE == 2
-            )
-        else:
-            _, _, out, out_im = tl.associative_scan(
-                (a, a_im, x, x_im), 0, _compose_complex, REVERSE == 2
-            )
-    else:
-        if RESET != 0:
-            _, out, _ = tl.associative_scan((a, x, r), 0, _compose_reset, REVERSE == 2)
-        else:
-            _, out = tl.associative_scan((a, x), 0, _compose, REVERSE == 2)
-        out_im = out
-    return (a, a_im), (out, out_im)
+    x_re = tl.where(first, past + x[0], x[0])
+    x_im = tl.where(first, past_im + x[1], x[1])
+    _, out, _ = scanned(a, (x_re, x_im), r, RESET, COMPLEX, REVERSE)
+    return a, out

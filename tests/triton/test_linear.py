@@ -4,6 +4,7 @@ They are an implementation like the others, so what the other tests say of any i
 asked of them here, over fewer cases: an interpreted one takes a second.
 """
 
+import dataclasses
 import itertools
 
 import jax
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 import fastscan
-from fastscan.kernels.triton import tuning
-from fastscan.kernels.triton.tuning import Config, Tile
+from fastscan.kernels.triton import interpreted, tuning
+from fastscan.kernels.triton.tuning import Chain, Config, Tile
 from tests.helpers import (
     DTYPES,
     Case,
@@ -56,12 +57,17 @@ CUTS = {
     "narrow": Config(Tile(16), 4, 0),
     "split": Config(Tile(16), 32, 1, chunk=16),
     "narrow-split": Config(Tile(8), 4, 0, chunk=16),
+    "one-pass": Config(Tile(16), 4, 0, chunk=16, chain=Chain(run=4, group=2)),
 }
 
 
 @pytest.fixture
 def cut(request, monkeypatch):
-    monkeypatch.setattr(tuning, "choose", lambda *_: CUTS[request.param])
+    def choose(problem, _):
+        config = CUTS[request.param]
+        return config if problem.split else dataclasses.replace(config, chunk=None)
+
+    monkeypatch.setattr(tuning, "choose", choose)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -92,10 +98,18 @@ def test_cuts_of_other_dtypes(implementation, cut, dtype, case):
 
 
 @triton_only
-@pytest.mark.parametrize("cut", ["split"], indirect=True)
-@pytest.mark.parametrize("poison", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_nothing_passes_a_reset(implementation, cut, poison, reverse):
+@pytest.mark.parametrize(
+    ("cut", "reverse", "poison"),
+    [
+        ("split", False, np.nan),
+        ("split", True, np.nan),
+        pytest.param("split", False, np.inf, marks=pytest.mark.slow),
+        pytest.param("split", True, np.inf, marks=pytest.mark.slow),
+        ("one-pass", True, np.nan),
+    ],
+    indirect=["cut"],
+)
+def test_nothing_passes_a_reset(implementation, cut, reverse, poison):
     """NaN before a reset is not seen after it, nor behind it by the gradients: bit by bit.
 
     Three chunks of time; the reset lies in the second, between the poison and what it must spare.
@@ -118,6 +132,22 @@ def test_nothing_passes_a_reset(implementation, cut, poison, reverse):
     _, (da_, dx_, dh0_) = values_and_vjp(implementation, inputs, (g_last * poison, g))
     assert_same_bits((da_[:, early], dx_[:, early], dh0_), (da[:, early], dx[:, early], dh0))
     assert not np.any(da_[:, steps[20]])
+
+
+@triton_only
+@pytest.mark.skipif(not interpreted(), reason="the interpreter is what asks in another order")
+@pytest.mark.parametrize("cut", ["one-pass"], indirect=True)
+def test_programs_of_one_pass_may_start_in_any_order(implementation, cut, monkeypatch):
+    """They take tiles by tickets. One that took its own number's could wait for one behind it."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+
+    def number(axis):
+        raise AssertionError(f"a program asked for its number of axis {axis}")
+
+    monkeypatch.setattr(interpreter.interpreter_builder, "create_get_program_id", number)
+    inputs = Case((2, 20, 3)).inputs("float32")
+    cotangents = Case((2, 20, 3)).cotangents("float32")
+    jax.block_until_ready(values_and_vjp(implementation, inputs, cotangents))
 
 
 @triton_only

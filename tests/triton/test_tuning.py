@@ -1,5 +1,6 @@
 """The rule that cuts the work: what any cut must satisfy, and what some should be."""
 
+import dataclasses
 import itertools
 
 import jax.numpy as jnp
@@ -87,21 +88,93 @@ def test_a_tile_on_trial_takes_the_place_of_both():
     assert choose(problem) == usual
 
 
-def test_every_tile_is_among_those_that_are_compiled():
-    """By `fastscan.bench.ptx`, which looks for spilled registers."""
-    compiled = set()
+def compiled(cases):
+    """The problems that `fastscan.bench.ptx` compiles, which looks for spilled registers."""
     for name in ptx_cases.DTYPES:
         dtype = jnp.dtype(name)
         planes = 2 if dtype.kind == "c" else 1
-        for _, (rows, length, channels), _, _ in ptx_cases._linear_cases(name):
+        for _, (rows, length, channels), _, _ in cases(name):
             for gradient in (False, True):
-                problem = Problem(
-                    rows, length, channels, dtype.itemsize // planes, planes, gradient
-                )
-                compiled.add(kind(problem))
-    assert {kind(problem) for problem in PROBLEMS} <= compiled
+                yield Problem(rows, length, channels, dtype.itemsize // planes, planes, gradient)
 
 
 def kind(problem):
     config = choose(problem)
     return tuning.key(problem, config.channels), config.vector, config.tile
+
+
+def test_every_tile_is_among_those_that_are_compiled():
+    kinds = {kind(problem) for problem in compiled(ptx_cases._linear_cases)}
+    assert {kind(problem) for problem in PROBLEMS} <= kinds
+
+
+def chains(problems):
+    """(config, chain) for those that take one pass where that is asked for."""
+    with tuning.one_pass():
+        found = {problem: choose(problem) for problem in problems}
+    return {p: (config, config.chain) for p, config in found.items() if config.chain is not None}
+
+
+def test_every_chain_is_one_that_a_kernel_can_run():
+    found = chains(PROBLEMS)
+    assert set(found) == {problem for problem in PROBLEMS if choose(problem).chunk}
+    for problem, (config, chain) in found.items():
+        tile = config.tile
+        for power in (tile.steps, tile.warps, config.channels, chain.run, chain.group):
+            assert power > 0 and power & (power - 1) == 0, (problem, config)
+        assert config.chunk == tile.steps and chain.run <= tile.steps
+        # Every thread has a lane, and every lane of a run a thread's whole access.
+        lanes = tile.steps // chain.run * config.channels
+        assert lanes >= 32 * tile.warps, (problem, config)
+        assert chain.group // 2 < -(-problem.length // tile.steps), (problem, config)
+        # Three numbers a step, and the cotangent's two more, while the state goes one group on.
+        bytes_ = (3 + 2 * problem.gradient) * problem.planes * problem.itemsize
+        rows = problem.rows * -(-problem.channels // config.channels)
+        moved = chain.group * tile.steps * config.channels * rows * bytes_
+        assert moved < 2 * tuning._HOP or chain.group == 1, (problem, config)
+
+
+def test_every_chain_is_among_those_that_are_compiled():
+    largest = {}
+    for problem, (config, chain) in chains(compiled(ptx_cases._split_cases)).items():
+        kind = tuning.chain_key(problem), config.tile, chain.run
+        largest[kind] = max(chain.group, largest.get(kind, 0))
+    for problem, (config, chain) in chains(PROBLEMS).items():
+        kind = tuning.chain_key(problem), config.tile, chain.run
+        assert chain.group <= largest[kind], (problem, config)
+
+
+@pytest.mark.parametrize(
+    ("problem", "steps", "channels", "run", "group"),
+    [
+        # A hop of 8192 steps: 123 in all.
+        (Problem(1, 1_000_000, 64, 4), 256, 16, 32, 32),
+        (Problem(1, 1_000_000, 64, 4, gradient=True), 256, 16, 32, 32),
+        (Problem(1, 1_000_000, 64, 4, planes=2), 256, 8, 16, 32),
+        # More chains move more in the same time.
+        (Problem(1, 100_000, 1024, 4), 256, 16, 32, 4),
+        (Problem(64, 262_144, 1, 4), 2048, 1, 4, 8),
+        # A map is of few numbers: all tiles are one group.
+        (Problem(1, 1_000_000, 1, 4), 2048, 1, 4, 512),
+    ],
+)
+def test_examples_of_chains(problem, steps, channels, run, group):
+    assert choose(problem).chain is None
+    config, chain = chains([problem])[problem]
+    found = (config.tile.steps, config.channels, chain.run, chain.group)
+    assert found == (steps, channels, run, group)
+
+
+def test_a_tile_for_it_has_split_time_take_one_pass():
+    problem = Problem(1, 1_000_000, 64, 4)
+    three_phases = choose(problem)
+    with tuning.trying(tuning.chain_key(problem), Tile(512, 1, 8)):
+        config = choose(problem)
+        assert config == dataclasses.replace(
+            config, tile=Tile(512, 1, 8), chunk=512, chain=tuning.Chain(run=32, group=32)
+        )
+        assert choose(Problem(1, 1_000_000, 64, 4, gradient=True)).chain is None
+        assert choose(Problem(1, 1_000_000, 64, 4, split=False)).chunk is None
+        # In three phases, as without the tile.
+        assert choose(Problem(1, 1_000_000, 64, 4, flags=True)) == three_phases
+    assert choose(problem) == three_phases
