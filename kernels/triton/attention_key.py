@@ -41,13 +41,15 @@ class Config:
 def choose(keys: int, values: int, *, gradient: bool) -> Config:
     """The cut for states of this shape.
 
-    A lane has 8 by 4 numbers of a state, with its gradient 4 by 4. Sums over the keys, with the
-    gradient also over the values, end in shuffles between the lanes that share them.
+    A lane has up to 8 by 4 numbers of a state. With its gradient it keeps those of all steps of a
+    tile: 4 by 4, or 2 by 4 where registers also go into the masks and addresses of blocks that the
+    state does not fill.
     """
-    most = 4 if gradient else 8
-    keys = min(max(triton.next_power_of_2(keys), 8), 8 * most)
+    if gradient and keys % 32 == 0 and values % 16 == 0:
+        return Config(32, 16, 8, 4)
+    keys = min(max(triton.next_power_of_2(keys), 8), 16 if gradient else 64)
     values = max(triton.next_power_of_2(values), 4)
-    value_lanes = min(LANES * most // keys, values)
+    value_lanes = 4 if gradient else min(256 // keys, values)
     return Config(keys, min(values, 4 * value_lanes), LANES // value_lanes, value_lanes)
 
 

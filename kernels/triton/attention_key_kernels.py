@@ -62,52 +62,56 @@ def _places(
 
 @triton.jit
 def _turned(S):
-    """A state by (VL, KL, VT, KT) in the order of its axes, or back.
+    """A state as (VL, KL, VT, KT), or back.
 
-    So it lies in memory for the compiler, which takes the axes of what it may not take to be
-    contiguous in this order to spread them over lanes: they get the part that they compute with.
+    The compiler spreads what is contiguous over registers, and the rest over lanes by the order of
+    the axes: so turned, memory is read and written by the lanes that compute.
     """
     return tl.permute(S, (3, 2, 1, 0))
 
 
 @triton.jit
-def _core(key, value, KEYS: tl.constexpr, VALUES: tl.constexpr):
-    """Where the turned state lies in (KEYS, VALUES), and what of it there is."""
-    key, value = tl.trans(key), tl.trans(value)
-    at = key[None, :, None, :] * VALUES + value[:, None, :, None]
-    inside = (key < KEYS)[None, :, None, :] & (value < VALUES)[:, None, :, None]
-    return tl.max_contiguous(tl.multiple_of(at, (1, 1, 1, 1)), (1, 1, 1, 1)), inside
-
-
-@triton.jit
-def _block(BK: tl.constexpr, BV: tl.constexpr, KL: tl.constexpr, VL: tl.constexpr):
-    """Where a turned state lies in an array for it alone."""
-    KT: tl.constexpr = BK // KL
+def _core(
+    key,
+    value,
+    KEYS: tl.constexpr,
+    VALUES: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    VL: tl.constexpr,
+):
+    """Where a turned state lies in (KEYS, VALUES), what of it there is, and where in (BK, BV)."""
+    # A lane's values go at once where they are aligned, else one by one.
     VT: tl.constexpr = BV // VL
-    lane = tl.arange(0, VL)[:, None] + tl.arange(0, KL)[None, :] * VL
-    place = tl.arange(0, VT)[:, None] + tl.arange(0, KT)[None, :] * VT
-    at = lane[:, :, None, None] + place[None, None, :, :] * (KL * VL)
-    return tl.max_contiguous(tl.multiple_of(at, (1, 1, 1, 1)), (1, 1, 1, 1))
+    WIDTH: tl.constexpr = VT if VALUES % VT == 0 else 1
+    key, value = tl.trans(key), tl.trans(value)
+    inside = (key < KEYS)[None, :, None, :] & (value < VALUES)[:, None, :, None]
+    core = key[None, :, None, :] * VALUES + value[:, None, :, None]
+    core = tl.max_contiguous(tl.multiple_of(core, (1, 1, WIDTH, 1)), (1, 1, WIDTH, 1))
+    block = (key % BK)[None, :, None, :] * BV + (value % BV)[:, None, :, None]
+    block = tl.max_contiguous(tl.multiple_of(block, (1, 1, VT, 1)), (1, 1, VT, 1))
+    return core, inside, block
 
 
 @triton.jit
-def _at(steps, columns, T, WIDTH: tl.constexpr):
-    """Where the rows `steps` of an operand of rows of WIDTH numbers lie, and which there are."""
-    at = steps.to(tl.int64)[:, None, None] * WIDTH + columns[None, :, :]
-    return at, (steps < T)[:, None, None] & (columns < WIDTH)[None, :, :]
+def _rows(i, columns, T, WIDTH: tl.constexpr, BT: tl.constexpr):
+    """Where BT rows of WIDTH numbers lie behind the first, row i, and which of them there are."""
+    t = tl.arange(0, BT)[:, None, None]
+    return t * WIDTH + columns[None, :, :], (i + t < T) & (columns < WIDTH)[None, :, :]
 
 
 @triton.jit
-def _load(pointer, steps, columns, T, WIDTH: tl.constexpr, STATE: tl.constexpr):
-    """Rows of an operand; zero where there are none."""
-    at, mask = _at(steps, columns, T, WIDTH)
-    return tl.load(pointer + at, mask=mask, other=0.0).to(STATE)
+def _load(pointer, i, columns, T, WIDTH: tl.constexpr, STATE: tl.constexpr, BT: tl.constexpr):
+    """The rows i, i + 1, ... of an operand; zero where there are none."""
+    at, mask = _rows(i, columns, T, WIDTH, BT)
+    return tl.load(pointer + tl.cast(i, tl.int64) * WIDTH + at, mask=mask, other=0.0).to(STATE)
 
 
 @triton.jit
-def _store(pointer, steps, columns, T, value, WIDTH: tl.constexpr):
-    """Write rows of an operand."""
-    at, mask = _at(steps, columns, T, WIDTH)
+def _store(pointer, i, columns, T, value, WIDTH: tl.constexpr, BT: tl.constexpr):
+    """Write the rows i, i + 1, ..."""
+    at, mask = _rows(i, columns, T, WIDTH, BT)
+    pointer += tl.cast(i, tl.int64) * WIDTH
     tl.store(pointer + at, value.to(pointer.dtype.element_ty), mask=mask)
 
 
@@ -149,15 +153,15 @@ def _states(
     Returns k, v, the decays and the flags, the state behind the steps, all states, and what decays
     and resets left of the one before each.
     """
-    steps = i + tl.arange(0, BT)
-    k = _load(inputs[1], steps, key, T, KEYS, STATE)
-    v = _load(inputs[2], steps, value, T, VALUES, STATE)
-    decay = tl.exp(_load(inputs[3], steps, key, T, KEYS, STATE))
+    k = _load(inputs[1], i, key, T, KEYS, STATE, BT)
+    v = _load(inputs[2], i, value, T, VALUES, STATE, BT)
+    decay = tl.exp(_load(inputs[3], i, key, T, KEYS, STATE, BT))
     x = _outer(k, v)
     decay = tl.broadcast_to(decay[:, :, None, :, None], x.shape)
     r = tl.zeros((BT, 1, 1, 1, 1), tl.int32)
     if RESET:
-        flags = tl.load(inputs[4] + steps, mask=steps < T, other=0).to(tl.int32)
+        t = i + tl.arange(0, BT)
+        flags = tl.load(inputs[4] + t, mask=t < T, other=0).to(tl.int32)
         r += flags[:, None, None, None, None]
     r = tl.broadcast_to(r, x.shape)
     states, past = x, x
@@ -211,20 +215,19 @@ def scan_kernel(
     """y, of each block of keys, the last state, and the states before every CHUNK steps."""
     row, key_block, value_block, key, value = _places(KEYS, VALUES, BK, BV, KL, VL)
     size: tl.constexpr = KEYS * VALUES
-    core, inside = _core(key, value, KEYS, VALUES)
+    core, inside, _ = _core(key, value, KEYS, VALUES, BK, BV, VL)
     inputs = _inputs((q_ptr, k_ptr, v_ptr, l_ptr, reset_ptr), row, T, OWN, KEYS, VALUES)
     y_ptr += (row * ((KEYS + BK - 1) // BK) + key_block) * T * VALUES
-    starts_ptr += row * tl.cdiv(T, CHUNK) * size + core
+    starts_ptr += row * tl.cdiv(T, CHUNK) * size
     S = _turned(tl.load(S0_ptr + own(row, OWN, 5) * size + core, mask=inside, other=0.0))
     for i in tl.range(0, T, BT, num_stages=STAGES):
-        kept = starts_ptr + tl.cast(i // CHUNK, tl.int64) * size
-        tl.store(kept, _turned(S), mask=inside & (i % CHUNK == 0))
+        start = starts_ptr + tl.cast(i // CHUNK, tl.int64) * size
+        tl.store(start + core, _turned(S), mask=inside & (i % CHUNK == 0))
         found = _states(inputs, S, i, T, key, value, RESET, STATE, KEYS, VALUES, BT)
         S, states = found[4], found[5]
-        steps = i + tl.arange(0, BT)
-        q = _load(inputs[0], steps, key, T, KEYS, STATE)
+        q = _load(inputs[0], i, key, T, KEYS, STATE, BT)
         y = _over_keys(q[:, :, None, :, None] * states)
-        _store(y_ptr, steps, value, T, y, VALUES)
+        _store(y_ptr, i, value, T, y, VALUES, BT)
     tl.store(last_ptr + row * size + core, _turned(S), mask=inside)
 
 
@@ -266,11 +269,11 @@ def backward_kernel(
     row, key_block, value_block, key, value = _places(KEYS, VALUES, BK, BV, KL, VL)
     size: tl.constexpr = KEYS * VALUES
     value_blocks: tl.constexpr = (VALUES + BV - 1) // BV
-    core, inside = _core(key, value, KEYS, VALUES)
+    core, inside, block = _core(key, value, KEYS, VALUES, BK, BV, VL)
     inputs = _inputs((q_ptr, k_ptr, v_ptr, l_ptr, reset_ptr), row, T, OWN, KEYS, VALUES)
     g_ptr += own(row, OWN, 6) * T * VALUES
-    starts_ptr += row * tl.cdiv(T, CHUNK) * size + core
-    kept_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // BT * BK * BV) + _block(BK, BV, KL, VL)
+    starts_ptr += row * tl.cdiv(T, CHUNK) * size
+    kept_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // BT * BK * BV)
     dq_ptr += (row * value_blocks + value_block) * T * KEYS
     dk_ptr += (row * value_blocks + value_block) * T * KEYS
     dl_ptr += (row * value_blocks + value_block) * T * KEYS
@@ -283,9 +286,9 @@ def backward_kernel(
         begin = chunk * CHUNK
         tiles = tl.cdiv(tl.minimum(T - begin, CHUNK), BT)
         start = starts_ptr + tl.cast(chunk, tl.int64) * size
-        S = _turned(tl.load(start, mask=inside, other=0.0))
+        S = _turned(tl.load(start + core, mask=inside, other=0.0))
         for j in tl.range(0, tiles, num_stages=STAGES):
-            tl.store(kept_ptr + j * (BK * BV), _turned(S))
+            tl.store(kept_ptr + j * (BK * BV) + block, _turned(S))
             i = begin + j * BT
             S = _states(inputs, S, i, T, key, value, RESET, STATE, KEYS, VALUES, BT)[4]
         # What one thread kept may be read by another.
@@ -293,13 +296,14 @@ def backward_kernel(
         for j in tl.range(0, tiles, num_stages=STAGES):
             j = tiles - 1 - j
             i = begin + j * BT
-            S = _turned(tl.load(kept_ptr + j * (BK * BV)))
+            S = _turned(tl.load(kept_ptr + j * (BK * BV) + block))
             k, v, decay, r, S, states, past = _states(
                 inputs, S, i, T, key, value, RESET, STATE, KEYS, VALUES, BT
             )
-            steps = i + tl.arange(0, BT)
-            q = _load(inputs[0], steps, key, T, KEYS, STATE)
-            g = _load(g_ptr, steps, value, T, VALUES, STATE)
+            g = _load(g_ptr, i, value, T, VALUES, STATE, BT)
+            dq = _over_values(states * g[:, None, :, None, :])
+            _store(dq_ptr, i, key, T, dq, KEYS, BT)
+            q = _load(inputs[0], i, key, T, KEYS, STATE, BT)
             G = _outer(q, g)
             for n in tl.static_range(BT):
                 now = _at_step(G, BT - 1 - n, BT) + dS
@@ -307,16 +311,14 @@ def backward_kernel(
                 dS = _at_step(decay, BT - 1 - n, BT) * now
                 if RESET:
                     dS = tl.where(_at_step(r, BT - 1 - n, BT) != 0, 0.0, dS)
-            dq = _over_values(states * g[:, None, :, None, :])
             dk = _over_values(G * v[:, None, :, None, :])
             dv = _over_keys(G * k[:, :, None, :, None])
             dl = G * past
             if RESET:
                 dl = tl.where(r != 0, 0.0, dl)
-            _store(dq_ptr, steps, key, T, dq, KEYS)
-            _store(dk_ptr, steps, key, T, dk, KEYS)
-            _store(dl_ptr, steps, key, T, _over_values(dl), KEYS)
-            _store(dv_ptr, steps, value, T, dv, VALUES)
+            _store(dk_ptr, i, key, T, dk, KEYS, BT)
+            _store(dl_ptr, i, key, T, _over_values(dl), KEYS, BT)
+            _store(dv_ptr, i, value, T, dv, VALUES, BT)
         # Not before all have read what is kept.
         tl.debug_barrier()
     tl.store(dS0_ptr + row * size + core, _turned(dS), mask=inside)
