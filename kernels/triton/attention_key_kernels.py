@@ -135,9 +135,8 @@ def _outer(keys, values):
 
 
 @triton.jit
-def _states(
+def _steps(
     inputs,
-    S,
     i,
     T,
     key,
@@ -148,11 +147,7 @@ def _states(
     VALUES: tl.constexpr,
     BT: tl.constexpr,
 ):
-    """Go through the steps i, i + 1, ... from the state S.
-
-    Returns k, v, the decays and the flags, the state behind the steps, all states, and what decays
-    and resets left of the one before each.
-    """
+    """For the steps i, i + 1, ...: k, v, and by state their products, the decays and the flags."""
     k = _load(inputs[1], i, key, T, KEYS, STATE, BT)
     v = _load(inputs[2], i, value, T, VALUES, STATE, BT)
     decay = tl.exp(_load(inputs[3], i, key, T, KEYS, STATE, BT))
@@ -162,17 +157,17 @@ def _states(
     if RESET:
         t = i + tl.arange(0, BT)
         flags = tl.load(inputs[4] + t, mask=t < T, other=0).to(tl.int32)
-        r += flags[:, None, None, None, None]
-    r = tl.broadcast_to(r, x.shape)
-    states, past = x, x
-    for n in tl.static_range(BT):
-        left = _at_step(decay, n, BT) * S
-        if RESET:
-            left = tl.where(_at_step(r, n, BT) != 0, 0.0, left)
-        S = left + _at_step(x, n, BT)
-        states = _with_step(states, S, n, BT)
-        past = _with_step(past, left, n, BT)
-    return k, v, decay, r, S, states, past
+        r = tl.broadcast_to(flags[:, None, None, None, None], x.shape)
+    return k, v, x, decay, r
+
+
+@triton.jit
+def _faded(decay, r, S, n: tl.constexpr, RESET: tl.constexpr, BT: tl.constexpr):
+    """What the decay and the flag of a step leave of a state."""
+    S = _at_step(decay, n, BT) * S
+    if RESET:
+        S = tl.where(_at_step(r, n, BT) != 0, 0.0, S)
+    return S
 
 
 @triton.jit
@@ -215,7 +210,7 @@ def scan_kernel(
     """y, of each block of keys, the last state, and the states before every CHUNK steps."""
     row, key_block, value_block, key, value = _places(KEYS, VALUES, BK, BV, KL, VL)
     size: tl.constexpr = KEYS * VALUES
-    core, inside, _ = _core(key, value, KEYS, VALUES, BK, BV, VL)
+    core, inside, block = _core(key, value, KEYS, VALUES, BK, BV, VL)
     inputs = _inputs((q_ptr, k_ptr, v_ptr, l_ptr, reset_ptr), row, T, OWN, KEYS, VALUES)
     y_ptr += (row * ((KEYS + BK - 1) // BK) + key_block) * T * VALUES
     starts_ptr += row * tl.cdiv(T, CHUNK) * size
@@ -223,8 +218,11 @@ def scan_kernel(
     for i in tl.range(0, T, BT, num_stages=STAGES):
         start = starts_ptr + tl.cast(i // CHUNK, tl.int64) * size
         tl.store(start + core, _turned(S), mask=inside & (i % CHUNK == 0))
-        found = _states(inputs, S, i, T, key, value, RESET, STATE, KEYS, VALUES, BT)
-        S, states = found[4], found[5]
+        k, v, x, decay, r = _steps(inputs, i, T, key, value, RESET, STATE, KEYS, VALUES, BT)
+        states = x
+        for n in tl.static_range(BT):
+            S = _faded(decay, r, S, n, RESET, BT) + _at_step(x, n, BT)
+            states = _with_step(states, S, n, BT)
         q = _load(inputs[0], i, key, T, KEYS, STATE, BT)
         y = _over_keys(q[:, :, None, :, None] * states)
         _store(y_ptr, i, value, T, y, VALUES, BT)
@@ -290,16 +288,22 @@ def backward_kernel(
         for j in tl.range(0, tiles, num_stages=STAGES):
             tl.store(kept_ptr + j * (BK * BV) + block, _turned(S))
             i = begin + j * BT
-            S = _states(inputs, S, i, T, key, value, RESET, STATE, KEYS, VALUES, BT)[4]
+            k, v, x, decay, r = _steps(inputs, i, T, key, value, RESET, STATE, KEYS, VALUES, BT)
+            for n in tl.static_range(BT):
+                S = _faded(decay, r, S, n, RESET, BT) + _at_step(x, n, BT)
         # What one thread kept may be read by another.
         tl.debug_barrier()
         for j in tl.range(0, tiles, num_stages=STAGES):
             j = tiles - 1 - j
             i = begin + j * BT
             S = _turned(tl.load(kept_ptr + j * (BK * BV) + block))
-            k, v, decay, r, S, states, past = _states(
-                inputs, S, i, T, key, value, RESET, STATE, KEYS, VALUES, BT
-            )
+            k, v, x, decay, r = _steps(inputs, i, T, key, value, RESET, STATE, KEYS, VALUES, BT)
+            states, past = x, x
+            for n in tl.static_range(BT):
+                left = _faded(decay, r, S, n, RESET, BT)
+                S = left + _at_step(x, n, BT)
+                past = _with_step(past, left, n, BT)
+                states = _with_step(states, S, n, BT)
             g = _load(g_ptr, i, value, T, VALUES, STATE, BT)
             dq = _over_values(states * g[:, None, :, None, :])
             _store(dq_ptr, i, key, T, dq, KEYS, BT)
@@ -308,9 +312,7 @@ def backward_kernel(
             for n in tl.static_range(BT):
                 now = _at_step(G, BT - 1 - n, BT) + dS
                 G = _with_step(G, now, BT - 1 - n, BT)
-                dS = _at_step(decay, BT - 1 - n, BT) * now
-                if RESET:
-                    dS = tl.where(_at_step(r, BT - 1 - n, BT) != 0, 0.0, dS)
+                dS = _faded(decay, r, now, BT - 1 - n, RESET, BT)
             dk = _over_values(G * v[:, None, :, None, :])
             dv = _over_keys(G * k[:, :, None, :, None])
             dl = G * past
@@ -321,4 +323,4 @@ def backward_kernel(
             _store(dv_ptr, i, value, T, dv, VALUES, BT)
         # Not before all have read what is kept.
         tl.debug_barrier()
-    tl.store(dS0_ptr + row * size + core, _turned(dS), mask=inside)
+        tl.store(dS0_ptr + row * size + core, _turned(dS), mask=inside & (chunk == 0))
