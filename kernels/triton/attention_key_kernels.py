@@ -226,7 +226,8 @@ def scan_kernel(
         q = _load(inputs[0], i, key, T, KEYS, STATE, BT)
         y = _over_keys(q[:, :, None, :, None] * states)
         _store(y_ptr, i, value, T, y, VALUES, BT)
-    tl.store(last_ptr + row * size + core, _turned(S), mask=inside)
+        # Behind the loop, it would have registers kept for its addresses all the way.
+        tl.store(last_ptr + row * size + core, _turned(S), mask=inside & (i + BT >= T))
 
 
 @triton.jit
@@ -323,4 +324,5 @@ def backward_kernel(
             _store(dv_ptr, i, value, T, dv, VALUES, BT)
         # Not before all have read what is kept.
         tl.debug_barrier()
+        # Behind the loop, it would have registers kept for its addresses all the way.
         tl.store(dS0_ptr + row * size + core, _turned(dS), mask=inside & (chunk == 0))
