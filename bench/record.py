@@ -132,4 +132,7 @@ def write_json(path: Path, header: Mapping[str, Any], **lists: Sequence[Any]) ->
         lines = ",\n".join(json.dumps(asdict(item)) for item in items)
         parts.append(f"{json.dumps(name)}: [\n{lines}\n]")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{" + ",\n".join(parts) + "}\n")
+    # At once, so that there is a whole file whenever the process ends.
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text("{" + ",\n".join(parts) + "}\n")
+    unfinished.replace(path)

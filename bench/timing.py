@@ -1,12 +1,15 @@
 """Interleaved timing of the alternatives of one case, behind the correctness gate."""
 
+import concurrent.futures
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fastscan.bench.cases.case import Case
 from fastscan.bench.gate import DIRECTIONS, Mismatch, check, directions, expect
@@ -51,9 +54,18 @@ class _Compiled:
 
 
 def measure(
-    case: Case, implementations: Sequence[str], memory: str, budget: Budget
+    case: Case,
+    implementations: Sequence[str],
+    memory: str,
+    budget: Budget,
+    *,
+    repeatable: Sequence[str] = (),
+    compilers: int = 1,
 ) -> list[Record]:
     """One record for each direction of `case`; `memory` is only noted in them.
+
+    Those that are `repeatable` must give the same bits twice. So many `compilers` are at work at a
+    time; with more than one, what they take is no measurement.
 
     Whatever goes wrong becomes the record's `failure`, so that one case cannot cost the others.
     """
@@ -64,14 +76,27 @@ def measure(
     except Exception as error:
         return [fail(case, name, memory, f"oracle: {_line(error)}") for name in DIRECTIONS]
     calls = {name: directions(case.function(name), arguments) for name in implementations}
+    floor = (case.floor, arguments.operands + arguments.constants)
+    calls[FLOOR] = dict.fromkeys(DIRECTIONS, floor)
+    with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
+        programs = {
+            (direction, name): pool.submit(_compile, *calls[name][direction])
+            for direction in DIRECTIONS
+            for name in (FLOOR, *implementations)
+        }
     records = []
     for direction in DIRECTIONS:
-        compiled = {FLOOR: _compile(case.floor, arguments.operands + arguments.constants)}
+        compiled: dict[str, _Compiled] = {}
         name = FLOOR
         try:
+            compiled[FLOOR] = programs[direction, FLOOR].result()
             for name in implementations:
-                compiled[name] = _compile(*calls[name][direction])
-                check(case, compiled[name].call(*compiled[name].arrays), expected[direction])
+                compiled[name] = programs[direction, name].result()
+                got = compiled[name].call(*compiled[name].arrays)
+                check(case, got, expected[direction])
+                if name in repeatable:
+                    _check_bits(got, compiled[name].call(*compiled[name].arrays))
+                del got
             sampled = _sample(compiled, budget)
         except Exception as error:
             # An implementation may fail in any way; the run goes on, and fails at its end.
@@ -81,9 +106,15 @@ def measure(
             name: Timing(one.compile, one.temporary_bytes, *sampled[name])
             for name, one in compiled.items()
         }
-        floor = timings.pop(FLOOR)
-        records.append(_record(case, direction, memory, floor=floor, timings=timings))
+        floor_timing = timings.pop(FLOOR)
+        records.append(_record(case, direction, memory, floor=floor_timing, timings=timings))
     return records
+
+
+def _check_bits(first: Sequence[Any], second: Sequence[Any]) -> None:
+    """Raise `Mismatch` where two runs differ."""
+    if not all(bool(jnp.array_equal(x, y)) for x, y in zip(first, second, strict=True)):
+        raise Mismatch("two runs differ in a bit")
 
 
 def fail(case: Case, direction: str, memory: str, failure: str) -> Record:
@@ -116,10 +147,18 @@ def _line(error: Exception) -> str:
     return message if isinstance(error, Mismatch) else f"{type(error).__name__}: {message}"
 
 
+_TRACING = threading.Lock()
+"""Compilers of kernels are not made for several threads; XLA is."""
+
+
 def _compile(function: Callable[..., Any], arrays: Sequence[Any]) -> _Compiled:
+    with _TRACING:
+        start = time.perf_counter()
+        lowered = jax.jit(function).lower(*arrays)
+        seconds = time.perf_counter() - start
     start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arrays).compile()
-    seconds = time.perf_counter() - start
+    compiled = lowered.compile()
+    seconds += time.perf_counter() - start
     analysis = compiled.memory_analysis()
     temporary = None if analysis is None else analysis.temp_size_in_bytes
     return _Compiled(compiled, arrays, round(seconds, 4), temporary)

@@ -56,6 +56,11 @@ def report() -> str:
         "",
         "implementations",
         *(f"  {row}" for row in fastscan.implementations().values()),
+        *(
+            f"  {row.name} does not run here: it {reason}"
+            for row in fastscan.implementations().values()
+            if row.available and (reason := row.unsuited())
+        ),
         "",
         "extras",
     ]

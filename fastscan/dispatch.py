@@ -39,6 +39,8 @@ class Implementation:
     """Why it runs only where the caller names it; None where the automatic choice may take it."""
     proven: tuple[str, ...] = ()
     """The families that the automatic choice may take all the same."""
+    unsuited: Callable[[], str | None] = lambda: None
+    """Why it does not run on the devices of this process; asks JAX for them."""
 
     @property
     def available(self) -> bool:
@@ -51,7 +53,7 @@ class Implementation:
             return f"has no {function_of(case)}"
         if platform not in self.platforms:
             return f"runs on {', '.join(self.platforms)} only"
-        return self.missing or self.module(case.family).supports(case)
+        return self.missing or self.unsuited() or self.module(case.family).supports(case)
 
     def reserves(self, case: Case) -> str | None:
         """Why it runs `case` only where the caller names it, or None where it need not."""
@@ -107,6 +109,7 @@ def implementations() -> dict[str, Implementation]:
             triton.missing(),
             triton.reserved(),
             triton.proven(),
+            triton.unsuited,
         ),
         Implementation(
             "scan",

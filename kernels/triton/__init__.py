@@ -10,12 +10,16 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+from collections.abc import Iterable
 
 import jax
 import jaxlib.gpu_triton
 
 TARGETS = ("triton_kernel_call", "triton_kernel_call_ffi")
 """The custom calls of a compiled program: jax-triton's two, of which a version uses one."""
+
+OLDEST = (8, 0)
+"""The compute capability from which on Triton supports GPUs."""
 
 PROVEN: tuple[str, ...] = ()
 """The families whose kernels passed their tests on a GPU (`bench/gpu.sh`), results committed.
@@ -50,8 +54,8 @@ def missing() -> str | None:
     """What the Triton kernels lack here and how to get it; None where they are ready."""
     return shortcoming(
         jax.__version__,
-        _installed("triton"),
-        "unused" if interpreted() else _installed("jax-triton"),
+        installed("triton"),
+        "unused" if interpreted() else installed("jax-triton"),
         plugin=interpreted() or hasattr(jaxlib.gpu_triton, "TritonKernel"),
     )
 
@@ -83,7 +87,41 @@ def shortcoming(
     return None
 
 
-def _installed(package: str) -> str | None:
+def unsuited() -> str | None:
+    """Why the kernels do not run on the GPUs of this process; None where they do, or it has none.
+
+    Starts JAX's backend.
+    """
+    if interpreted():
+        return None
+    try:
+        devices = jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return None
+    return mismatch((device.device_kind, device.compute_capability) for device in devices)
+
+
+def mismatch(gpus: Iterable[tuple[str, str]]) -> str | None:
+    """Why the kernels do not run on GPUs of these names and compute capabilities."""
+    kinds = sorted({(_release(capability), name, capability) for name, capability in gpus})
+    if kinds and kinds[0][0] < OLDEST:
+        _, name, capability = kinds[0]
+        oldest = ".".join(map(str, OLDEST))
+        return (
+            f"needs GPUs of compute capability {oldest} and newer: {name} has {capability}. Hide "
+            "it by CUDA_VISIBLE_DEVICES if there are others"
+        )
+    if len({number for number, _, _ in kinds}) > 1:
+        found = " and ".join(f"{name} ({capability})" for _, name, capability in kinds)
+        return (
+            f"is compiled for one compute capability, and this process has {found}. Choose one "
+            "kind by CUDA_VISIBLE_DEVICES"
+        )
+    return None
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, or None where it is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -19,7 +19,7 @@ from fastscan.kernels.chunked import attention as plain
 from fastscan.kernels.linear import unbroadcast
 from fastscan.kernels.triton import attention_key
 from fastscan.kernels.triton.attention_kernels import backward_kernel, scan_kernel
-from fastscan.kernels.triton.launch import launch, like
+from fastscan.kernels.triton.launch import launch, like, uncountable
 from fastscan.kernels.triton.rows import all_rows
 
 
@@ -48,7 +48,9 @@ def supports(case: FusedCase) -> str | None:
             "has no Triton kernel for the delta rule yet, which needs all keys in one program. "
             "Leave the implementation out for the one in matrix products"
         )
-    return None
+    side = 16 if _by_key(case) else 32
+    blocks = math.prod(-(-n // side) for n in case.core("S0"))
+    return uncountable(case.length, math.prod(case.batch) * blocks)
 
 
 def _is_empty(case: FusedCase) -> bool:

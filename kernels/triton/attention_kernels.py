@@ -133,7 +133,7 @@ def backward_kernel(
     inputs = rows_of(given, row, T, OWN, KEYS, VALUES)
     g_ptr += own(row, OWN, 6) * T * VALUES
     starts_ptr += row * tl.cdiv(T, CHUNK) * size + core
-    kept_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // C * BK * BV)
+    kept_ptr += tl.program_id(0).to(tl.int64) * (2 * CHUNK // C * BK * BV)
     kept_ptr += tl.arange(0, BK)[:, None] * BV + tl.arange(0, BV)[None, :]
     dq_ptr += (row * value_blocks + value_block) * T * KEYS
     dk_ptr += (row * value_blocks + value_block) * T * KEYS

@@ -1,7 +1,8 @@
 """Kernels run by Triton's interpreter on NumPy arrays: slow, and needs neither GPU nor torch.
 
 Triton interprets what was imported under TRITON_INTERPRET=1, and takes torch's tensors. `Tensor`
-is the part of one that it asks for. A few places of its own are mended on the first use.
+is the part of one that it asks for. A few places of its own are mended on the first use, and
+`sanitizer.py` watches over what kernels read and write.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from fastscan.kernels.triton import sanitizer
 
 
 class Tensor:
@@ -71,7 +74,11 @@ def run(
     constants: Mapping[str, Any],
     *inputs: Any,
 ) -> tuple[np.ndarray, ...]:
-    """What the kernel writes, program after program; NaN where it writes nothing."""
+    """What the kernel writes, program after program; NaN where it writes nothing.
+
+    Raises:
+        MemoryFault: an access to memory that would go wrong on a GPU.
+    """
     with _lock:
         return _run(kernel, grid, scalars, outputs, constants, *inputs)
 
@@ -95,6 +102,8 @@ def _run(
     results = [np.empty(o.shape, o.dtype) for o in outputs]
     for result in results:
         result.reshape(-1).view(np.uint8)[...] = 0xFF
+    global _memory
+    _memory = sanitizer.Memory(arrays, results)
     try:
         kernel[grid](*map(Tensor, arrays), *scalars, *map(Tensor, results), **constants)
     finally:
@@ -103,6 +112,9 @@ def _run(
         _patched.clear()
     return tuple(results)
 
+
+_memory = sanitizer.Memory((), ())
+"""The arrays of the kernel that runs now."""
 
 _patched: dict[frozenset[int], Any] = {}
 """The modules of Triton's language in which functions are replaced now, as sets of ids."""
@@ -114,6 +126,7 @@ def _mend() -> None:
     from triton.runtime import interpreter
 
     patch_language = interpreter._patch_lang
+    plain_dot = interpreter.InterpreterBuilder.create_dot
 
     def patch_once(function: Any) -> Any:
         """Triton's own patches again whenever a kernel calls a function, over what it patched."""
@@ -153,6 +166,19 @@ def _mend() -> None:
         found = [np.expand_dims(v[0], self.axis) if self.keep_dims else v[0] for v in values]
         return [self.to_tensor(v, t) for v, t in zip(found, types, strict=True)]
 
+    def dot(self: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
+        def seen(x: Any) -> Any:
+            # The tensor cores leave out the last bits of a float32.
+            bits = x.data.view(np.uint32) & np.uint32(0xFFFFE000)
+            return type(x)(bits.view(np.float32), x.dtype)
+
+        if precision == interpreter._ir.INPUT_PRECISION.TF32 and a.data.dtype == np.float32:
+            a, b = seen(a), seen(b)
+        return plain_dot(self, a, b, d, precision, imprecise)
+
+    def itemsize(pointers: Any) -> int:
+        return interpreter._get_np_dtype(pointers.get_element_ty()).itemsize
+
     def range_of_tensors(*bounds: Any) -> range:
         # Scalars are arrays of one element, which newer NumPy does not take for integers.
         return builtins.range(
@@ -163,3 +189,5 @@ def _mend() -> None:
     interpreter.ScanOps.generic_scan = scan
     interpreter.ReduceOps.generic_reduce = reduce
     vars(interpreter)["range"] = range_of_tensors
+    interpreter.InterpreterBuilder.create_dot = dot
+    sanitizer.watch(interpreter.InterpreterBuilder, lambda: _memory, itemsize)

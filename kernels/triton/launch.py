@@ -55,6 +55,16 @@ def device() -> tuning.Device:
     return tuning.Device(processors, found.device_kind)
 
 
+def uncountable(steps: int, programs: int) -> str | None:
+    """Why no launch takes as many steps, or programs, which are numbers of 32 bits in a kernel."""
+    if max(steps, programs) < 2**30:
+        return None
+    return (
+        f"has no kernel for {steps} steps of {programs} independent parts: 2^30 are the most of "
+        "either. Split them over several calls"
+    )
+
+
 def launch(
     kernel: Any,
     grid: Sequence[int],

@@ -16,7 +16,7 @@ from jax import Array, lax
 from fastscan.kernels import linear
 from fastscan.kernels.case import LinearCase, accumulation_dtype
 from fastscan.kernels.triton import tuning
-from fastscan.kernels.triton.launch import device, launch, like
+from fastscan.kernels.triton.launch import device, launch, like, uncountable
 from fastscan.kernels.triton.layout import CHANNELS, DENSE, EDGE, TIME, Layout, fold
 from fastscan.kernels.triton.linear_kernels import backward_kernel, scan_kernel, summary_kernel
 
@@ -32,9 +32,9 @@ def supports(case: LinearCase) -> str | None:
     # Places within a tile are 32-bit numbers; tiles of few channels have up to 1024 steps.
     channels = math.prod(case.shape[case.axis + 1 :])
     most = 2**27 if case.shape[-1] > 16 else 2**21
-    if case.chains >= 2**31 or channels >= most:
+    if channels >= most:
         return f"has no kernel for as many channels as {case} has: split them over several calls"
-    return None
+    return uncountable(case.length, case.chains)
 
 
 def scan(

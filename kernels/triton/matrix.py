@@ -16,7 +16,7 @@ from fastscan.kernels.case import FusedCase
 from fastscan.kernels.linear import unbroadcast
 from fastscan.kernels.matrix import forget, state_dtype
 from fastscan.kernels.scan import matrix as plain
-from fastscan.kernels.triton.launch import launch, like
+from fastscan.kernels.triton.launch import launch, like, uncountable
 from fastscan.kernels.triton.matrix_kernels import scan_kernel
 from fastscan.kernels.triton.rows import all_rows
 
@@ -55,7 +55,7 @@ def supports(case: FusedCase) -> str | None:
     rows, limit = case.core("X")[2], _MAX_ROWS[state_dtype(case).itemsize]
     if rows > limit:
         return f"has no Triton kernel for matrices of {rows} rows: {limit} are the most"
-    return None
+    return uncountable(case.length, math.prod(case.batch) * math.prod(case.core("X")[1:]))
 
 
 def _is_empty(case: FusedCase) -> bool:

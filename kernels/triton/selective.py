@@ -17,7 +17,7 @@ from fastscan.kernels.case import FAMILIES, FusedCase, Operands
 from fastscan.kernels.linear import unbroadcast
 from fastscan.kernels.scan import selective as plain
 from fastscan.kernels.selective import CHUNK_STEPS, state_dtype
-from fastscan.kernels.triton.launch import launch, like
+from fastscan.kernels.triton.launch import launch, like, uncountable
 from fastscan.kernels.triton.rows import all_rows
 from fastscan.kernels.triton.selective_kernels import backward_kernel, scan_kernel
 
@@ -67,7 +67,7 @@ def supports(case: FusedCase) -> str | None:
         return (
             f"has no Triton kernel for {case.core('A')[1]} states a channel: {limit} are the most"
         )
-    return None
+    return uncountable(case.length, math.prod(case.batch) * case.core("A")[0])
 
 
 def _is_empty(case: FusedCase) -> bool:

@@ -1,10 +1,13 @@
+import itertools
 import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fastscan
+from fastscan.bench import gate
 from fastscan.bench.cases.linear import LinearCase
 from fastscan.bench.timing import Budget, measure
 
@@ -63,6 +66,29 @@ def test_a_right_implementation_is_timed():
         timing = record.timings["right"]
         assert len(timing.samples) == 2 and min(timing.samples) > 0 and timing.compile > 0
         assert record.floor is not None and len(record.floor.samples) == 2
+
+
+def differs(a, x):
+    """Right each time, but for the last bits."""
+    h_last, h = right(a, x)
+    noise = jax.pure_callback(lambda: next(NOISE), jax.ShapeDtypeStruct((), jnp.float32))
+    return h_last, h.at[0, 0, 0].multiply(1.0 + noise)
+
+
+NOISE = itertools.cycle((np.float32(0.0), np.float32(3e-7)))
+
+
+def test_runs_that_differ_are_refused_where_they_must_not(monkeypatch):
+    """As on an accelerator, where JAX compares, and several programs are compiled at a time."""
+    monkeypatch.setattr(gate, "_array_module", lambda: jnp)
+    names = ["right", "differs"]
+    for repeatable, failure in (((), None), (names, "differs: two runs differ in a bit")):
+        forward, gradient = measure(
+            CASE, names, "default", BUDGET, repeatable=repeatable, compilers=4
+        )
+        assert forward.failure == failure
+    wrong, _ = measure(CASE, ["late_error"], "default", BUDGET)
+    assert "off by" in (wrong.failure or "")
 
 
 @pytest.mark.parametrize(
