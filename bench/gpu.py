@@ -61,6 +61,14 @@ CASES: tuple[Case, ...] = (
         width=64,
         decay="step",
     ),
+    AttentionCase(
+        name="attention-keys",
+        source="16 heads of GLA or HGRN2, with a decay for each key",
+        batch=(2, 16),
+        steps=2048,
+        width=64,
+        decay="key",
+    ),
 )
 
 

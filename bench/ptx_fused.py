@@ -87,21 +87,29 @@ def _selective_scan(u, dt, A, B, C, D=None, reset=None, *, zoh, implementation, 
 def attention() -> list[Launch]:
     """The kernels of linear attention."""
 
-    def call(dtype: str, keys: int, values: int, decay: bool, reset: bool) -> Call:
+    def call(
+        dtype: str, keys: int, values: int, decay: bool, reset: bool, *, by_key: bool = False
+    ) -> Call:
         state = accumulation_dtype(np.dtype(jnp.dtype(dtype)))
         rows, steps = 2, 4096
         q, v = _type(dtype, rows, steps, keys), _type(dtype, rows, steps, values)
         names = {"log_decay": decay, "reset": reset}
-        types = {"log_decay": _type(state, rows, steps), "reset": _type(np.bool_, rows, steps)}
+        decays = _type(state, rows, steps, *([keys] if by_key else []))
+        types = {"log_decay": decays, "reset": _type(np.bool_, rows, steps)}
         given = tuple(name for name, there in names.items() if there)
-        name = f"attention {dtype} K={keys} V={values} {' '.join(given)}".rstrip()
+        kind = f"{dtype} by key" if by_key else dtype
+        name = f"attention {kind} K={keys} V={values} {' '.join(given)}".rstrip()
         function = functools.partial(_linear_attention, given)
         return name, function, (q, q, v, *(types[n] for n in given))
 
     shapes = ((8, 8), (32, 32), (64, 65), (128, 128))
+    dtypes = ("float32", "bfloat16", "float16")
+    by_key = itertools.product(dtypes, ((8, 8), (64, 64), (64, 65), (65, 64), (256, 256)))
     return of_calls(
         [call(dtype, *shape, True, True) for dtype in ("float32", "bfloat16") for shape in shapes]
         + [call("float16", 64, 64, True, False), call("float32", 64, 64, False, False)]
+        + [call(dtype, *shape, True, True, by_key=True) for dtype, shape in by_key]
+        + [call("float32", 64, 64, True, False, by_key=True)]
     )
 
 

@@ -17,6 +17,7 @@ from fastscan.kernels.attention import CHUNK, FAMILY
 from fastscan.kernels.case import FusedCase, Operands, accumulation_dtype
 from fastscan.kernels.chunked import attention as plain
 from fastscan.kernels.linear import unbroadcast
+from fastscan.kernels.triton import attention_key
 from fastscan.kernels.triton.attention_kernels import backward_kernel, scan_kernel
 from fastscan.kernels.triton.launch import launch, like, uncountable
 from fastscan.kernels.triton.rows import all_rows
@@ -39,7 +40,7 @@ def choose(keys: int, values: int, *, tensor_cores: bool) -> Config:
 
 
 def supports(case: FusedCase) -> str | None:
-    """Up to 32 bits a number, one decay for all keys, without the delta rule."""
+    """Up to 32 bits a number, without the delta rule."""
     if np.dtype(case["v"].dtype).itemsize == 8:
         return "has no Triton kernel for float64: its products run on float32. Cast q, k and v"
     if "beta" in case:
@@ -47,17 +48,17 @@ def supports(case: FusedCase) -> str | None:
             "has no Triton kernel for the delta rule yet, which needs all keys in one program. "
             "Leave the implementation out for the one in matrix products"
         )
-    if "log_decay" in case and case.core("log_decay")[1] != 1:
-        return (
-            "has no Triton kernel for a decay of its own for every key yet. Pass one for each "
-            "step, (..., T), or leave the implementation out"
-        )
-    blocks = math.prod(-(-n // 32) for n in case.core("S0"))
+    side = 16 if _by_key(case) else 32
+    blocks = math.prod(-(-n // side) for n in case.core("S0"))
     return uncountable(case.length, math.prod(case.batch) * blocks)
 
 
 def _is_empty(case: FusedCase) -> bool:
     return 0 in (*case.batch, *case.core("k"), *case.core("v"))
+
+
+def _by_key(case: FusedCase) -> bool:
+    return "log_decay" in case and case.core("log_decay")[1] != 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,8 @@ def scan(case: FusedCase, operands: Operands) -> list[Array]:
     """S_last, y and the states before every chunk."""
     if _is_empty(case):
         return plain.scan(case, operands)
+    if _by_key(case):
+        return attention_key.scan(case, operands)
     run = _run(case, gradient=False)
     names = ("q", "k", "v", "log_decay", "reset", "S0")
     inputs, own = all_rows(case.batch, operands, names)
@@ -155,6 +158,8 @@ def backward(
     """The cotangents, of each batch entry by the kernel and then summed where they are shared."""
     if _is_empty(case):
         return plain.backward(case, cotangents, operands, saved, wanted)
+    if _by_key(case):
+        return attention_key.backward(case, cotangents, operands, saved, wanted)
     run = _run(case, gradient=True)
     config, batch = run.config, case.batch
     given = {**operands, "g_last": cotangents[0], "g": cotangents[1], "starts": saved[2]}

@@ -18,6 +18,7 @@ FEW = [
     Case(T=20, batch=(2,), reset="random", normalize=True),
     Case(T=1, decay="step", S0=False, reset="first"),
     Case(T=0),
+    Case(T=66, K=3, V=2, decay="key", reset="random"),
 ]
 MORE = [
     Case(T=130, K=16, V=64, decay="step"),
@@ -39,8 +40,14 @@ def test_values_and_gradients(implementation, case):
 
 @triton_only
 @pytest.mark.parametrize("dtype", HALF)
-def test_dtypes(implementation, dtype):
-    check_against_oracle(implementation, Case(T=20, decay="step", reset="random"), dtype)
+@over(
+    [
+        Case(T=20, decay="step", reset="random"),
+        Case(T=5, K=18, V=6, batch=(2,), decay="key", shared=("k", "log_decay")),
+    ]
+)
+def test_dtypes(implementation, dtype, case):
+    check_against_oracle(implementation, case, dtype)
 
 
 @triton_only
@@ -51,11 +58,20 @@ def test_values_and_gradients_of_many(implementation, case):
 
 
 @triton_only
-@pytest.mark.parametrize("bad", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
-def test_what_is_not_finite_passes_neither_a_reset_nor_against_time(implementation, bad):
+@pytest.mark.parametrize(
+    ("decay", "cut", "bad"),
+    [
+        ("step", 20, np.nan),
+        ("key", 5, np.inf),
+        pytest.param("step", 20, np.inf, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_not_finite_passes_neither_a_reset_nor_against_time(
+    implementation, decay, cut, bad
+):
     """A bad step before a reset, and in another sequence one behind it."""
-    steps, cut = 24, 20
-    inputs = Case(T=steps, batch=(2,), decay="step").inputs("float32")
+    steps = cut + 4
+    inputs = Case(T=steps, batch=(2,), decay=decay).inputs("float32")
     inputs["reset"] = jnp.zeros((2, steps), bool).at[0, cut].set(True)
     g = jnp.ones((2, steps, 3), jnp.float32)
 
@@ -93,11 +109,10 @@ def test_what_is_not_finite_passes_neither_a_reset_nor_against_time(implementati
 @pytest.mark.parametrize(
     ("case", "dtype", "reason"),
     [
-        (Case(decay="key"), "float32", "a decay of its own for every key"),
         (Case(delta=True), "float32", "the delta rule"),
         (Case(), "float64", "float64"),
     ],
-    ids=["key", "delta", "float64"],
+    ids=["delta", "float64"],
 )
 def test_what_it_declines(implementation, case, dtype, reason):
     with pytest.raises(ValueError, match=f"no Triton kernel for {reason}"):
