@@ -17,6 +17,7 @@ from fastscan.kernels.attention import CHUNK, FAMILY
 from fastscan.kernels.case import FusedCase, Operands, accumulation_dtype
 from fastscan.kernels.chunked import attention as plain
 from fastscan.kernels.linear import unbroadcast
+from fastscan.kernels.triton import attention_delta
 from fastscan.kernels.triton.attention_kernels import backward_kernel, scan_kernel
 from fastscan.kernels.triton.launch import launch, like
 from fastscan.kernels.triton.rows import all_rows
@@ -39,14 +40,11 @@ def choose(keys: int, values: int, *, tensor_cores: bool) -> Config:
 
 
 def supports(case: FusedCase) -> str | None:
-    """Up to 32 bits a number, one decay for all keys, without the delta rule."""
+    """Up to 32 bits a number; without the delta rule, one decay for all keys."""
     if np.dtype(case["v"].dtype).itemsize == 8:
         return "has no Triton kernel for float64: its products run on float32. Cast q, k and v"
     if "beta" in case:
-        return (
-            "has no Triton kernel for the delta rule yet, which needs all keys in one program. "
-            "Leave the implementation out for the one in matrix products"
-        )
+        return attention_delta.declines(case)
     if "log_decay" in case and case.core("log_decay")[1] != 1:
         return (
             "has no Triton kernel for a decay of its own for every key yet. Pass one for each "
@@ -133,6 +131,8 @@ def scan(case: FusedCase, operands: Operands) -> list[Array]:
     """S_last, y and the states before every chunk."""
     if _is_empty(case):
         return plain.scan(case, operands)
+    if "beta" in case:
+        return attention_delta.scan(case, operands)
     run = _run(case, gradient=False)
     names = ("q", "k", "v", "log_decay", "reset", "S0")
     inputs, own = all_rows(case.batch, operands, names)
@@ -154,6 +154,8 @@ def backward(
     """The cotangents, of each batch entry by the kernel and then summed where they are shared."""
     if _is_empty(case):
         return plain.backward(case, cotangents, operands, saved, wanted)
+    if "beta" in case:
+        return attention_delta.backward(case, cotangents, operands, saved, wanted)
     run = _run(case, gradient=True)
     config, batch = run.config, case.batch
     given = {**operands, "g_last": cotangents[0], "g": cotangents[1], "starts": saved[2]}
