@@ -93,15 +93,18 @@ def _constants(case: FusedCase, config: Config, own: int) -> dict[str, Any]:
     }
 
 
-def _with_decays(operands: Operands) -> dict[str, Array]:
-    """The operands, and their decays, negative at resets: the kernels read one number for both."""
-    log_decay, reset = operands.get("log_decay"), operands.get("reset")
-    if log_decay is None and reset is None:
-        return dict(operands)
-    decay = jnp.float32(1) if log_decay is None else jnp.exp(log_decay)
+def _prepared(operands: Operands) -> dict[str, Array]:
+    """The operands in float32, and the decays, negative at resets: one number says both.
+
+    A lane would otherwise widen as many numbers as it multiplies.
+    """
+    given = {name: x.astype(jnp.float32) for name, x in operands.items() if name != "reset"}
+    log_decay, reset = given.pop("log_decay", None), operands.get("reset")
+    if log_decay is not None:
+        given["decay"] = jnp.exp(log_decay)
     if reset is not None:
-        decay = jnp.where(reset[..., None], -1, decay)
-    return {**operands, "decay": decay}
+        given["decay"] = jnp.where(reset[..., None], -1, given.get("decay", jnp.float32(1)))
+    return given
 
 
 def _columns(case: FusedCase) -> tuple[Config, int]:
@@ -116,7 +119,7 @@ def scan(case: FusedCase, operands: Operands) -> list[Array]:
     """S_last, y and the states before every chunk."""
     config, programs = _columns(case)
     names = ("q", "k", "v", "decay", "beta", "S0")
-    inputs, own = all_rows(case.batch, _with_decays(operands), names)
+    inputs, own = all_rows(case.batch, _prepared(operands), names)
     return launch(
         scan_kernel,
         (programs,),
@@ -138,8 +141,8 @@ def backward(
     """The cotangents: of u against time, then with it all others, for all chunks at once."""
     batch, config = case.batch, _columns(case)[0]
     programs = _columns(case)[1]
-    given = _with_decays(operands)
-    given |= {"g_last": cotangents[0], "g": cotangents[1], "starts": saved[2]}
+    given = _prepared({**operands, "g_last": cotangents[0], "g": cotangents[1]})
+    given["starts"] = saved[2]
     wide = like((*batch, *case.core("v")), np.float32)
 
     inputs, own = all_rows(batch, given, ("k", "v", "decay", "beta", "starts"))

@@ -39,42 +39,59 @@ def _column_places(
 ):
     """The keys, the values, where they lie in a state, and whether they exist."""
     key = _share(LANES, BK)[:, :, :, None]
-    value = block * BV + tl.arange(0, BV)[None, None, None, :]
+    value = block * BV + tl.arange(0, BV)
     # Not known to be a multiple of more, so that a lane reads one column, as it computes.
-    core = tl.multiple_of(key * VALUES + value, (1, 1, 1, 1))
-    return key, value, core, (key < KEYS) & (value < VALUES)
+    core = tl.multiple_of(key * VALUES + value[None, None, None, :], (1, 1, 1, 1))
+    return key, value, core, (key < KEYS) & (value < VALUES)[None, None, None, :]
 
 
 @triton.jit
-def _decays_at(d_ptr, t, key, known, PER_KEY: tl.constexpr, KEYS: tl.constexpr):
-    """The decays of a step: of each key, or one."""
+def _row(pointer, i, T, at, WIDTH: tl.constexpr):
+    """A part of row i of an operand; zero where there is none."""
+    return tl.load(
+        pointer + tl.cast(i, tl.int64) * WIDTH + at, mask=(at < WIDTH) & (i < T), other=0.0
+    )
+
+
+@triton.jit
+def _decay(
+    d_ptr,
+    i,
+    T,
+    key,
+    DECAY: tl.constexpr,
+    RESET: tl.constexpr,
+    PER_KEY: tl.constexpr,
+    KEYS: tl.constexpr,
+    BEHIND: tl.constexpr,
+):
+    """The decays of a step, of each key or one, and whether it resets; behind the last, BEHIND."""
+    d = 1.0
+    resets = False
+    if RESET or (DECAY and not PER_KEY):
+        d = tl.load(d_ptr + tl.cast(i, tl.int64) * (KEYS if PER_KEY else 1), mask=i < T, other=BEHIND)
+        resets = d < 0
     if PER_KEY:
-        return tl.load(d_ptr + t * KEYS + key, mask=known, other=1.0)
-    else:
-        return tl.load(d_ptr + t)
+        at = tl.cast(i, tl.int64) * KEYS + key
+        d = tl.load(d_ptr + at, mask=(key < KEYS) & (i < T), other=BEHIND)
+    return d, resets
 
 
 @triton.jit
-def _left(S, d, DECAY: tl.constexpr, RESET: tl.constexpr):
-    """What a decay leaves of a state: nothing, whatever it holds, where it is negative."""
+def _left(S, d, resets, DECAY: tl.constexpr, RESET: tl.constexpr):
+    """What the decays leave of a state; of one that is forgotten nothing, whatever it holds."""
     Z = S
     if DECAY:
         Z = d * S
     if RESET:
-        Z = tl.where(d < 0, 0.0, Z)
+        Z = tl.where(resets, 0.0, Z)
     return Z
 
 
 @triton.jit
 def _over_keys(tile):
     """The sum over the keys: of what a lane has, then over the lanes."""
-    return tl.sum(tl.sum(tl.sum(tile, 1), 1), 0)[None, None, None, :]
-
-
-@triton.jit
-def _over_values(tile):
-    """The sum over the values."""
-    return tl.sum(tl.sum(tl.sum(tile, 2), 2), 0)[None, :, None, None]
+    return tl.sum(tl.sum(tl.sum(tile, 1), 1), 0)
 
 
 @triton.jit
@@ -105,29 +122,29 @@ def scan_kernel(
     blocks: tl.constexpr = (VALUES + BV - 1) // BV
     size: tl.constexpr = KEYS * VALUES
     row = (tl.program_id(0) // blocks).to(tl.int64)
-    key, value, core, inside = _column_places(
-        tl.program_id(0) % blocks, KEYS, VALUES, BK, BV, LANES
-    )
-    q_ptr += own(row, OWN, 0) * T * KEYS + key
-    k_ptr += own(row, OWN, 1) * T * KEYS + key
-    v_ptr += own(row, OWN, 2) * T * VALUES + value
+    block = tl.program_id(0) % blocks
+    key, value, core, inside = _column_places(block, KEYS, VALUES, BK, BV, LANES)
+    q_ptr += own(row, OWN, 0) * T * KEYS
+    k_ptr += own(row, OWN, 1) * T * KEYS
+    v_ptr += own(row, OWN, 2) * T * VALUES
     d_ptr += own(row, OWN, 3) * T * (KEYS if PER_KEY else 1)
     beta_ptr += own(row, OWN, 4) * T
-    y_ptr += row * T * VALUES + value
+    y_ptr += row * T * VALUES
     starts_ptr += row * tl.cdiv(T, CHUNK) * size + core
     S = tl.load(S0_ptr + own(row, OWN, 5) * size + core, mask=inside, other=0.0)
     tl.store(starts_ptr, S, mask=inside)
     for i in tl.range(0, T, num_stages=STAGES):
         t = tl.cast(i, tl.int64)
-        q = tl.load(q_ptr + t * KEYS, mask=key < KEYS, other=0.0).to(tl.float32)
-        k = tl.load(k_ptr + t * KEYS, mask=key < KEYS, other=0.0).to(tl.float32)
-        v = tl.load(v_ptr + t * VALUES, mask=value < VALUES, other=0.0).to(tl.float32)
+        q = _row(q_ptr, i, T, key, KEYS)
+        k = _row(k_ptr, i, T, key, KEYS)
+        v = _row(v_ptr, i, T, value, VALUES)
         beta = tl.load(beta_ptr + t)
-        if DECAY or RESET:
-            S = _left(S, _decays_at(d_ptr, t, key, key < KEYS, PER_KEY, KEYS), DECAY, RESET)
-        S += k * (beta * (v - _over_keys(k * S)))
+        d, resets = _decay(d_ptr, i, T, key, DECAY, RESET, PER_KEY, KEYS, 0.0)
+        S = _left(S, d, resets, DECAY, RESET)
+        u = beta * (v - _over_keys(k * S))
+        S += k * u[None, None, None, :]
         y = _over_keys(q * S)
-        tl.store(y_ptr + t * VALUES, y.to(y_ptr.dtype.element_ty), mask=value < VALUES)
+        tl.store(y_ptr + t * VALUES + value, y.to(y_ptr.dtype.element_ty), mask=value < VALUES)
         if ((i + 1) % CHUNK == 0) & (i + 1 < T):
             chunk = tl.cast((i + 1) // CHUNK, tl.int64)
             tl.store(starts_ptr + chunk * size, S, mask=inside)
@@ -160,26 +177,25 @@ def error_kernel(
     size: tl.constexpr = KEYS * VALUES
     chunk = tl.program_id(0) // blocks % tl.cdiv(T, CHUNK)
     row = (tl.program_id(0) // blocks // tl.cdiv(T, CHUNK)).to(tl.int64)
-    key, value, core, inside = _column_places(
-        tl.program_id(0) % blocks, KEYS, VALUES, BK, BV, LANES
-    )
-    k_ptr += own(row, OWN, 0) * T * KEYS + key
-    v_ptr += own(row, OWN, 1) * T * VALUES + value
+    block = tl.program_id(0) % blocks
+    key, value, core, inside = _column_places(block, KEYS, VALUES, BK, BV, LANES)
+    k_ptr += own(row, OWN, 0) * T * KEYS
+    v_ptr += own(row, OWN, 1) * T * VALUES
     d_ptr += own(row, OWN, 2) * T * (KEYS if PER_KEY else 1)
     beta_ptr += own(row, OWN, 3) * T
-    e_ptr += row * T * VALUES + value
+    e_ptr += row * T * VALUES
     starts_ptr += (row * tl.cdiv(T, CHUNK) + chunk) * size
     S = tl.load(starts_ptr + core, mask=inside, other=0.0)
     for i in tl.range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, T), num_stages=STAGES):
         t = tl.cast(i, tl.int64)
-        k = tl.load(k_ptr + t * KEYS, mask=key < KEYS, other=0.0).to(tl.float32)
-        v = tl.load(v_ptr + t * VALUES, mask=value < VALUES, other=0.0).to(tl.float32)
+        k = _row(k_ptr, i, T, key, KEYS)
+        v = _row(v_ptr, i, T, value, VALUES)
         beta = tl.load(beta_ptr + t)
-        if DECAY or RESET:
-            S = _left(S, _decays_at(d_ptr, t, key, key < KEYS, PER_KEY, KEYS), DECAY, RESET)
+        d, resets = _decay(d_ptr, i, T, key, DECAY, RESET, PER_KEY, KEYS, 0.0)
+        S = _left(S, d, resets, DECAY, RESET)
         e = v - _over_keys(k * S)
-        S += k * (beta * e)
-        tl.store(e_ptr + t * VALUES, e, mask=value < VALUES)
+        S += k * (beta * e)[None, None, None, :]
+        tl.store(e_ptr + t * VALUES + value, e, mask=value < VALUES)
 
 
 @triton.jit
@@ -210,33 +226,47 @@ def adjoint_kernel(
     blocks: tl.constexpr = (VALUES + BV - 1) // BV
     size: tl.constexpr = KEYS * VALUES
     row = (tl.program_id(0) // blocks).to(tl.int64)
-    key, value, core, inside = _column_places(
-        tl.program_id(0) % blocks, KEYS, VALUES, BK, BV, LANES
-    )
-    q_ptr += own(row, OWN, 0) * T * KEYS + key
-    k_ptr += own(row, OWN, 1) * T * KEYS + key
+    block = tl.program_id(0) % blocks
+    key, value, core, inside = _column_places(block, KEYS, VALUES, BK, BV, LANES)
+    q_ptr += own(row, OWN, 0) * T * KEYS
+    k_ptr += own(row, OWN, 1) * T * KEYS
     d_ptr += own(row, OWN, 2) * T * (KEYS if PER_KEY else 1)
     beta_ptr += own(row, OWN, 3) * T
-    g_ptr += own(row, OWN, 5) * T * VALUES + value
-    du_ptr += row * T * VALUES + value
+    g_ptr += own(row, OWN, 5) * T * VALUES
+    du_ptr += row * T * VALUES
     ends_ptr += row * tl.cdiv(T, CHUNK) * size + core
     dS = tl.load(g_last_ptr + own(row, OWN, 4) * size + core, mask=inside, other=0.0)
     tl.store(ends_ptr + (tl.cdiv(T, CHUNK) - 1).to(tl.int64) * size, dS, mask=inside)
     for i in tl.range(0, T, num_stages=STAGES):
-        t = tl.cast(T - 1 - i, tl.int64)
-        q = tl.load(q_ptr + t * KEYS, mask=key < KEYS, other=0.0).to(tl.float32)
-        k = tl.load(k_ptr + t * KEYS, mask=key < KEYS, other=0.0).to(tl.float32)
-        g = tl.load(g_ptr + t * VALUES, mask=value < VALUES, other=0.0).to(tl.float32)
+        i = T - 1 - i
+        t = tl.cast(i, tl.int64)
+        q = _row(q_ptr, i, T, key, KEYS)
+        k = _row(k_ptr, i, T, key, KEYS)
+        g = _row(g_ptr, i, T, value, VALUES)
         beta = tl.load(beta_ptr + t)
-        dS += q * g
+        dS += q * g[None, None, None, :]
         du = _over_keys(k * dS)
-        dS -= k * (beta * du)
-        if DECAY or RESET:
-            dS = _left(dS, _decays_at(d_ptr, t, key, key < KEYS, PER_KEY, KEYS), DECAY, RESET)
-        tl.store(du_ptr + t * VALUES, du, mask=value < VALUES)
+        dS -= k * (beta * du)[None, None, None, :]
+        d, resets = _decay(d_ptr, i, T, key, DECAY, RESET, PER_KEY, KEYS, 0.0)
+        dS = _left(dS, d, resets, DECAY, RESET)
+        tl.store(du_ptr + t * VALUES + value, du, mask=value < VALUES)
         if (t % CHUNK == 0) & (t > 0):
             tl.store(ends_ptr + (t // CHUNK - 1) * size, dS, mask=inside)
     tl.store(dS0_ptr + row * size + core, dS, mask=inside)
+
+
+@triton.jit
+def _of_rows(d, PER_KEY: tl.constexpr):
+    """The decays beside a tile of rows."""
+    if PER_KEY:
+        d = d[None, :, None, None]
+    return d
+
+
+@triton.jit
+def _inner(x, y):
+    """What a lane has of the products of rows: (lane, key)."""
+    return tl.sum(tl.sum(x * y, 2), 2)
 
 
 @triton.jit
@@ -280,22 +310,21 @@ def gradient_kernel(
     size: tl.constexpr = KEYS * VALUES
     block = tl.program_id(0) // SPLITS
     row = (block // (value_blocks * key_blocks)).to(tl.int64)
-    n = tl.arange(0, BK)[None, :, None, None]
-    share = _share(LANES, BV)[:, None, :, :]
-    key = block // value_blocks % key_blocks * BK + n
-    value = block % value_blocks * BV + share
-    core = key * VALUES + value
-    inside = (key < KEYS) & (value < VALUES)
-    out = (row * value_blocks + block % value_blocks) * T * KEYS + key
-    q_ptr += own(row, OWN, 0) * T * KEYS + key
-    k_ptr += own(row, OWN, 1) * T * KEYS + key
+    key = block // value_blocks % key_blocks * BK + tl.arange(0, BK)
+    value = block % value_blocks * BV + _share(LANES, BV)[:, None, :, :]
+    core = key[None, :, None, None] * VALUES + value
+    inside = (key < KEYS)[None, :, None, None] & (value < VALUES)
+    q_ptr += own(row, OWN, 0) * T * KEYS
+    k_ptr += own(row, OWN, 1) * T * KEYS
     d_ptr += own(row, OWN, 2) * T * (KEYS if PER_KEY else 1)
-    g_ptr += own(row, OWN, 3) * T * VALUES + value
-    u_ptr += own(row, OWN, 4) * T * VALUES + value
-    dv_ptr += own(row, OWN, 5) * T * VALUES + value
+    g_ptr += own(row, OWN, 3) * T * VALUES
+    u_ptr += own(row, OWN, 4) * T * VALUES
+    dv_ptr += own(row, OWN, 5) * T * VALUES
     starts_ptr += row * tl.cdiv(T, CHUNK) * size + core
     ends_ptr += row * tl.cdiv(T, CHUNK) * size + core
-    kept_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // STEPS * BK * BV) + n * BV + share
+    out = (row * value_blocks + block % value_blocks) * T * KEYS + key
+    kept_ptr += tl.program_id(0).to(tl.int64) * (CHUNK // STEPS * BK * BV)
+    kept_ptr += tl.arange(0, BK)[None, :, None, None] * BV + _share(LANES, BV)[:, None, :, :]
     for c in range(tl.program_id(0) % SPLITS, tl.cdiv(T, CHUNK), SPLITS):
         begin = c * CHUNK
         tiles = tl.cdiv(tl.minimum(T - begin, CHUNK), STEPS)
@@ -304,13 +333,10 @@ def gradient_kernel(
             tl.store(kept_ptr + j * (BK * BV), S)
             for s in tl.static_range(STEPS):
                 i = begin + j * STEPS + s
-                t = tl.cast(i, tl.int64)
-                keys, values = (key < KEYS) & (i < T), (value < VALUES) & (i < T)
-                k = tl.load(k_ptr + t * KEYS, mask=keys, other=0.0).to(tl.float32)
-                u = tl.load(u_ptr + t * VALUES, mask=values, other=0.0)
-                if DECAY or RESET:
-                    S = _left(S, _decay_of(d_ptr, i, T, key, PER_KEY, KEYS), DECAY, RESET)
-                S += k * u
+                k = _row(k_ptr, i, T, key, KEYS)[None, :, None, None]
+                u = _row(u_ptr, i, T, value, VALUES)
+                d, resets = _decay(d_ptr, i, T, key, DECAY, RESET, PER_KEY, KEYS, 1.0)
+                S = _left(S, _of_rows(d, PER_KEY), resets, DECAY, RESET) + k * u
         # What one lane kept may be read by another.
         tl.debug_barrier()
         dS = tl.load(ends_ptr + tl.cast(c, tl.int64) * size, mask=inside, other=0.0)
@@ -318,52 +344,41 @@ def gradient_kernel(
         S = tl.load(kept_ptr + (tiles - 1) * (BK * BV))
         for back in tl.range(0, tiles, num_stages=STAGES):
             j = tiles - 1 - back
-            befores = ()
+            past = ()
             for s in tl.static_range(STEPS):
                 i = begin + j * STEPS + s
-                t = tl.cast(i, tl.int64)
-                keys, values = (key < KEYS) & (i < T), (value < VALUES) & (i < T)
-                k = tl.load(k_ptr + t * KEYS, mask=keys, other=0.0).to(tl.float32)
-                u = tl.load(u_ptr + t * VALUES, mask=values, other=0.0)
-                g = tl.load(g_ptr + t * VALUES, mask=values, other=0.0).to(tl.float32)
-                if DECAY or RESET:
-                    S = _left(S, _decay_of(d_ptr, i, T, key, PER_KEY, KEYS), DECAY, RESET)
-                befores = befores + (S,)
-                S += k * u
-                dq = _over_values(S * g)
-                tl.store(dq_ptr + out + t * KEYS, dq.to(dq_ptr.dtype.element_ty), mask=keys)
+                k = _row(k_ptr, i, T, key, KEYS)
+                u = _row(u_ptr, i, T, value, VALUES)
+                g = _row(g_ptr, i, T, value, VALUES)
+                d, resets = _decay(d_ptr, i, T, key, DECAY, RESET, PER_KEY, KEYS, 1.0)
+                Z = _left(S, _of_rows(d, PER_KEY), resets, DECAY, RESET)
+                past = past + ((k, d, resets, Z),)
+                S = Z + k[None, :, None, None] * u
+                dq = tl.sum(_inner(S, g), 0)
+                tl.store(
+                    dq_ptr + out + tl.cast(i, tl.int64) * KEYS,
+                    dq.to(dq_ptr.dtype.element_ty),
+                    mask=(key < KEYS) & (i < T),
+                )
             for r in tl.static_range(STEPS):
                 i = begin + j * STEPS + STEPS - 1 - r
-                t = tl.cast(i, tl.int64)
-                keys, values = (key < KEYS) & (i < T), (value < VALUES) & (i < T)
-                q = tl.load(q_ptr + t * KEYS, mask=keys, other=0.0).to(tl.float32)
-                k = tl.load(k_ptr + t * KEYS, mask=keys, other=0.0).to(tl.float32)
-                u = tl.load(u_ptr + t * VALUES, mask=values, other=0.0)
-                dv = tl.load(dv_ptr + t * VALUES, mask=values, other=0.0)
-                g = tl.load(g_ptr + t * VALUES, mask=values, other=0.0).to(tl.float32)
-                Z = befores[STEPS - 1 - r]
-                dS += q * g
-                dk = _over_values(dS * u - Z * dv)
-                tl.store(dk_ptr + out + t * KEYS, dk.to(dk_ptr.dtype.element_ty), mask=keys)
-                dS -= k * dv
-                if DECAY or RESET:
-                    d = _decay_of(d_ptr, i, T, key, PER_KEY, KEYS)
-                    if DECAY:
-                        dl = _over_values(dS * Z)
-                        if RESET:
-                            dl = tl.where(d < 0, 0.0, dl)
-                        tl.store(dl_ptr + out + t * KEYS, dl, mask=keys)
-                    dS = _left(dS, d, DECAY, RESET)
+                q = _row(q_ptr, i, T, key, KEYS)
+                u = _row(u_ptr, i, T, value, VALUES)
+                dv = _row(dv_ptr, i, T, value, VALUES)
+                g = _row(g_ptr, i, T, value, VALUES)
+                k, d, resets, Z = past[STEPS - 1 - r]
+                dS += q[None, :, None, None] * g
+                dk = tl.sum(_inner(dS, u) - _inner(Z, dv), 0)
+                dS -= k[None, :, None, None] * dv
+                at = out + tl.cast(i, tl.int64) * KEYS
+                there = (key < KEYS) & (i < T)
+                tl.store(dk_ptr + at, dk.to(dk_ptr.dtype.element_ty), mask=there)
+                if DECAY:
+                    dl = tl.sum(_inner(dS, Z), 0)
+                    if RESET:
+                        dl = tl.where(resets, 0.0, dl)
+                    tl.store(dl_ptr + at, dl, mask=there)
+                dS = _left(dS, _of_rows(d, PER_KEY), resets, DECAY, RESET)
             S = tl.load(kept_ptr + tl.maximum(j - 1, 0) * (BK * BV))
         # Not before all have read what is kept.
         tl.debug_barrier()
-
-
-@triton.jit
-def _decay_of(d_ptr, i, T, key, PER_KEY: tl.constexpr, KEYS: tl.constexpr):
-    """The decays of a step, which may be behind the last: 1 there, which changes no state."""
-    t = tl.cast(i, tl.int64)
-    if PER_KEY:
-        return tl.load(d_ptr + t * KEYS + key, mask=(key < KEYS) & (i < T), other=1.0)
-    else:
-        return tl.load(d_ptr + t, mask=i < T, other=1.0)
