@@ -102,6 +102,38 @@ def attention() -> list[Launch]:
     return of_calls(
         [call(dtype, *shape, True, True) for dtype in ("float32", "bfloat16") for shape in shapes]
         + [call("float16", 64, 64, True, False), call("float32", 64, 64, False, False)]
+    ) + delta_rule()
+
+
+def delta_rule() -> list[Launch]:
+    """The kernels of linear attention with the delta rule, for few and many sequences."""
+
+    def call(dtype: str, rows: int, keys: int, values: int, decay: str, reset: bool) -> Call:
+        steps = 4096
+        q, v = _type(dtype, rows, steps, keys), _type(dtype, rows, steps, values)
+        types = {"beta": _type(np.float32, rows, steps)}
+        if decay:
+            core = (keys,) if decay == "key" else ()
+            types["log_decay"] = _type(np.float32, rows, steps, *core)
+        if reset:
+            types["reset"] = _type(np.bool_, rows, steps)
+        name = f"delta {dtype} B={rows} K={keys} V={values} {decay}{' reset' * reset}"
+        function = functools.partial(_linear_attention, tuple(types))
+        return name, function, (q, q, v, *types.values())
+
+    return of_calls(
+        [
+            call("float32", 2, 8, 8, "step", True),
+            call("float32", 2, 64, 64, "", False),
+            call("float32", 2, 65, 200, "key", True),
+            call("float32", 2, 128, 128, "step", True),
+            call("float32", 256, 128, 128, "step", True),
+            call("float32", 256, 128, 128, "key", True),
+            call("float32", 256, 256, 128, "step", False),
+            call("float32", 256, 1024, 128, "key", True),
+            call("bfloat16", 256, 128, 128, "step", True),
+            call("float16", 256, 128, 65, "step", True),
+        ]
     )
 
 

@@ -94,10 +94,9 @@ def test_what_is_not_finite_passes_neither_a_reset_nor_against_time(implementati
     ("case", "dtype", "reason"),
     [
         (Case(decay="key"), "float32", "a decay of its own for every key"),
-        (Case(delta=True), "float32", "the delta rule"),
         (Case(), "float64", "float64"),
     ],
-    ids=["key", "delta", "float64"],
+    ids=["key", "float64"],
 )
 def test_what_it_declines(implementation, case, dtype, reason):
     with pytest.raises(ValueError, match=f"no Triton kernel for {reason}"):
