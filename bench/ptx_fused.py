@@ -99,10 +99,17 @@ def attention() -> list[Launch]:
         return name, function, (q, q, v, *(types[n] for n in given))
 
     shapes = ((8, 8), (32, 32), (64, 65), (128, 128))
-    return of_calls(
-        [call(dtype, *shape, True, True) for dtype in ("float32", "bfloat16") for shape in shapes]
-        + [call("float16", 64, 64, True, False), call("float32", 64, 64, False, False)]
-    ) + delta_rule()
+    return (
+        of_calls(
+            [
+                call(dtype, *shape, True, True)
+                for dtype in ("float32", "bfloat16")
+                for shape in shapes
+            ]
+            + [call("float16", 64, 64, True, False), call("float32", 64, 64, False, False)]
+        )
+        + delta_rule()
+    )
 
 
 def delta_rule() -> list[Launch]:

@@ -18,9 +18,9 @@ from fastscan.kernels.linear import unbroadcast
 from fastscan.kernels.triton.attention_delta_kernels import (
     adjoint_kernel,
     error_kernel,
-    gradient_kernel,
     scan_kernel,
 )
+from fastscan.kernels.triton.attention_delta_rows import gradient_kernel
 from fastscan.kernels.triton.launch import device, launch, like
 from fastscan.kernels.triton.rows import all_rows
 from fastscan.kernels.triton.tuning import Device
@@ -188,6 +188,7 @@ def _gradients(case: FusedCase, given: Operands) -> dict[str, Array]:
     splits = min(-(-16 * device().processors // blocks), chunks(case))
     names = ("q", "k", "decay", "g", "u", "dv", "starts", "ends")
     inputs, own = all_rows(batch, given, names)
+    kept = CHUNK // STEPS * config.values if "log_decay" in case else CHUNK
     part = (*batch, value_blocks, length, keys)
 
     def type_of(name: str) -> Any:
@@ -203,7 +204,7 @@ def _gradients(case: FusedCase, given: Operands) -> dict[str, Array]:
             type_of("q"),
             type_of("k"),
             like(part if "log_decay" in case else (1,), np.float32),
-            like((blocks * splits, CHUNK // STEPS, config.keys, config.values), np.float32),
+            like((blocks * splits, kept * config.keys), np.float32),
         ],
         warps=1,
         constants={**_constants(case, config, own), "STEPS": STEPS},
