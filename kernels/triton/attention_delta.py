@@ -13,7 +13,7 @@ import triton
 from jax import Array
 
 from fastscan.kernels.attention import CHUNK, FAMILY, chunks
-from fastscan.kernels.case import FusedCase, Operands, accumulation_dtype
+from fastscan.kernels.case import FusedCase, Operands
 from fastscan.kernels.linear import unbroadcast
 from fastscan.kernels.triton.attention_delta_kernels import (
     adjoint_kernel,
@@ -139,8 +139,7 @@ def backward(
     wanted: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Array]:
     """The cotangents: of u against time, then with it all others, for all chunks at once."""
-    batch, config = case.batch, _columns(case)[0]
-    programs = _columns(case)[1]
+    batch, (config, programs) = case.batch, _columns(case)
     given = _prepared({**operands, "g_last": cotangents[0], "g": cotangents[1]})
     given["starts"] = saved[2]
     wide = like((*batch, *case.core("v")), np.float32)
@@ -171,29 +170,32 @@ def backward(
     )
     beta = operands["beta"][..., None]
     dv = beta * du
-    found = {"v": dv.astype(case["v"].dtype), "beta": jnp.sum(du * e, -1), "S0": dS0}
-    found |= _gradients(case, {**given, "u": beta * e, "dv": dv, "ends": ends})
+    found = {"v": dv, "beta": jnp.sum(du * e, -1), "S0": dS0}
+    found |= _gradients(case, {**given, "u": beta * e, "dv": dv, "ends": ends}, wanted)
     return {
-        name: unbroadcast(found[name], (*axes, *case.core(name))) for name, axes in wanted.items()
+        name: unbroadcast(found[name], (*axes, *case.core(name))).astype(case[name].dtype)
+        for name, axes in wanted.items()
     }
 
 
-def _gradients(case: FusedCase, given: Operands) -> dict[str, Array]:
-    """The cotangents of q, k and the logarithms of the decays."""
+def _gradients(
+    case: FusedCase, given: Operands, wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, Array]:
+    """The cotangents of q, k and the logarithms of the decays, of every batch entry."""
     batch, (length, keys), values = case.batch, case.core("k"), case.core("v")[1]
     config = choose_rows(values)
     value_blocks = -(-values // config.values)
     blocks = math.prod(batch) * -(-keys // config.keys) * value_blocks
-    # What they keep between them should stay in the second-level cache.
-    splits = min(-(-16 * device().processors // blocks), chunks(case))
+    # A few programs for each place that there is for one.
+    splits = min(-(-32 * device().processors // blocks), chunks(case))
     names = ("q", "k", "decay", "g", "u", "dv", "starts", "ends")
     inputs, own = all_rows(batch, given, names)
     kept = CHUNK // STEPS * config.values if "log_decay" in case else CHUNK
     part = (*batch, value_blocks, length, keys)
 
     def type_of(name: str) -> Any:
-        dtype = np.dtype(case[name].dtype)
-        return like(part, dtype if value_blocks == 1 else accumulation_dtype(dtype))
+        whole = value_blocks == 1 and wanted.get(name) == batch
+        return like(part, case[name].dtype if whole else np.float32)
 
     dq, dk, dl, _ = launch(
         gradient_kernel,
@@ -210,6 +212,4 @@ def _gradients(case: FusedCase, given: Operands) -> dict[str, Array]:
         constants={**_constants(case, config, own), "STEPS": STEPS},
     )
     parts = {"q": dq, "k": dk} | ({"log_decay": dl} if "log_decay" in case else {})
-    return {
-        name: jnp.sum(part, len(batch)).astype(case[name].dtype) for name, part in parts.items()
-    }
+    return {name: jnp.sum(part, len(batch)) for name, part in parts.items()}
