@@ -60,7 +60,7 @@ def choose_rows(values: int) -> Config:
     return Config(LANES // lanes, numbers, lanes, stages=2)
 
 
-STEPS = 4
+STEPS = 2
 """The steps whose states `gradient_kernel` holds at a time."""
 
 
@@ -186,8 +186,8 @@ def _gradients(
     config = choose_rows(values)
     value_blocks = -(-values // config.values)
     blocks = math.prod(batch) * -(-keys // config.keys) * value_blocks
-    # A few programs for each place that there is for one.
-    splits = min(-(-32 * device().processors // blocks), chunks(case))
+    # As many programs as run at a time, or more.
+    splits = min(-(-16 * device().processors // blocks), chunks(case))
     names = ("q", "k", "decay", "g", "u", "dv", "starts", "ends")
     inputs, own = all_rows(batch, given, names)
     kept = CHUNK // STEPS * config.values if "log_decay" in case else CHUNK

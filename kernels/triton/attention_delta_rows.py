@@ -87,15 +87,14 @@ def gradient_kernel(
     g_ptr += own(entry, OWN, 3) * T * VALUES
     u_ptr += own(entry, OWN, 4) * T * VALUES
     dv_ptr += own(entry, OWN, 5) * T * VALUES
-    starts_ptr += entry * tl.cdiv(T, CHUNK) * size + core
-    ends_ptr += entry * tl.cdiv(T, CHUNK) * size + core
     out = (entry * value_blocks + block % value_blocks) * T * KEYS + key
     tile = tl.arange(0, BK)[None, :, None, None] * BV + share(LANES, BV)[:, None, :, :]
     known = key < KEYS
     for c in range(tl.program_id(0) % SPLITS, tl.cdiv(T, CHUNK), SPLITS):
         begin = c * CHUNK
         end = tl.minimum(begin + CHUNK, T)
-        S = tl.load(starts_ptr + tl.cast(c, tl.int64) * size, mask=inside, other=0.0)
+        chunk = (entry * tl.cdiv(T, CHUNK) + c) * size
+        S = tl.load(starts_ptr + chunk + core, mask=inside, other=0.0)
         if DECAY:
             states_ptr = (
                 kept_ptr + tl.program_id(0).to(tl.int64) * (CHUNK // STEPS * BK * BV) + tile
@@ -111,7 +110,7 @@ def gradient_kernel(
                     S = left(S, _of_rows(d, PER_KEY), resets, DECAY, RESET) + k * u
             # What one lane kept may be read by another.
             tl.debug_barrier()
-            dS = tl.load(ends_ptr + tl.cast(c, tl.int64) * size, mask=inside, other=0.0)
+            dS = tl.load(ends_ptr + chunk + core, mask=inside, other=0.0)
             # Carried from turn to turn, which also has the compiler lay out both states alike.
             S = tl.load(states_ptr + (tiles - 1) * (BK * BV))
             for back in tl.range(0, tiles, num_stages=STAGES):
@@ -160,7 +159,7 @@ def gradient_kernel(
                 at = out + tl.cast(i, tl.int64) * KEYS
                 _store(dq_ptr + at, tl.sum(_inner(S, g), 0), known)
             tl.debug_barrier()
-            dS = tl.load(ends_ptr + tl.cast(c, tl.int64) * size, mask=inside, other=0.0)
+            dS = tl.load(ends_ptr + chunk + core, mask=inside, other=0.0)
             for back in tl.range(0, end - begin, num_stages=STAGES):
                 i = end - 1 - back
                 q = row(q_ptr, i, T, key, KEYS)
