@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fastscan.kernels.triton.tuning import Device
 from tests.helpers import implementations
 from tests.linear_attention.helpers import Case, apply, check_against_oracle
 
@@ -63,3 +64,18 @@ def test_what_it_declines(implementation):
     inputs = Case(T=2, K=1025, V=1, delta=True).inputs("float32")
     with pytest.raises(ValueError, match="no Triton kernel for the delta rule with 1025 keys"):
         apply(implementation, **inputs)
+
+
+@triton_only
+def test_a_warp_has_whole_columns_and_no_lane_too_many_numbers(implementation):
+    del implementation  # triton has to be there
+    from fastscan.kernels.triton.attention_delta import MAX_KEYS, choose_columns
+
+    for keys in (1, 4, 33, 64, 128, 256, MAX_KEYS):
+        for values in (1, 8, 128):
+            for rows in (1, 10_000):
+                config = choose_columns(keys, values, rows, Device())
+                assert config.keys >= keys and config.keys % (4 * config.lanes) == 0
+                assert config.lanes * config.values == 32 and config.keys // config.lanes <= 64
+    few, many = (choose_columns(128, 128, rows, Device()) for rows in (1, 10_000))
+    assert few.lanes == 2 * many.lanes
