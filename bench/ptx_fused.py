@@ -105,11 +105,42 @@ def attention() -> list[Launch]:
     shapes = ((8, 8), (32, 32), (64, 65), (128, 128))
     dtypes = ("float32", "bfloat16", "float16")
     by_key = itertools.product(dtypes, ((8, 8), (64, 64), (64, 65), (65, 64), (256, 256)))
+    calls = [call(dtype, *shape, True, True) for dtype in dtypes[:2] for shape in shapes]
+    calls += [call("float16", 64, 64, True, False), call("float32", 64, 64, False, False)]
+    calls += [call(dtype, *shape, True, True, by_key=True) for dtype, shape in by_key]
+    calls += [call("float32", 64, 64, True, False, by_key=True)]
+    return of_calls(calls) + delta_rule()
+
+
+def delta_rule() -> list[Launch]:
+    """The kernels of linear attention with the delta rule, for few and many sequences."""
+
+    def call(dtype: str, rows: int, keys: int, values: int, decay: str, reset: bool) -> Call:
+        steps = 4096
+        q, v = _type(dtype, rows, steps, keys), _type(dtype, rows, steps, values)
+        types = {"beta": _type(np.float32, rows, steps)}
+        if decay:
+            core = (keys,) if decay == "key" else ()
+            types["log_decay"] = _type(np.float32, rows, steps, *core)
+        if reset:
+            types["reset"] = _type(np.bool_, rows, steps)
+        name = f"delta {dtype} B={rows} K={keys} V={values} {decay}{' reset' * reset}"
+        function = functools.partial(_linear_attention, tuple(types))
+        return name, function, (q, q, v, *types.values())
+
     return of_calls(
-        [call(dtype, *shape, True, True) for dtype in ("float32", "bfloat16") for shape in shapes]
-        + [call("float16", 64, 64, True, False), call("float32", 64, 64, False, False)]
-        + [call(dtype, *shape, True, True, by_key=True) for dtype, shape in by_key]
-        + [call("float32", 64, 64, True, False, by_key=True)]
+        [
+            call("float32", 2, 8, 8, "step", True),
+            call("float32", 2, 64, 64, "", False),
+            call("float32", 2, 65, 200, "key", True),
+            call("float32", 2, 128, 128, "step", True),
+            call("float32", 256, 128, 128, "step", True),
+            call("float32", 256, 128, 128, "key", True),
+            call("float32", 256, 256, 128, "step", False),
+            call("float32", 256, 1024, 128, "key", True),
+            call("bfloat16", 256, 128, 128, "step", True),
+            call("float16", 256, 128, 65, "step", True),
+        ]
     )
 
 

@@ -17,7 +17,7 @@ from fastscan.kernels.attention import CHUNK, FAMILY
 from fastscan.kernels.case import FusedCase, Operands, accumulation_dtype
 from fastscan.kernels.chunked import attention as plain
 from fastscan.kernels.linear import unbroadcast
-from fastscan.kernels.triton import attention_key
+from fastscan.kernels.triton import attention_delta, attention_key
 from fastscan.kernels.triton.attention_kernels import backward_kernel, scan_kernel
 from fastscan.kernels.triton.launch import launch, like, uncountable
 from fastscan.kernels.triton.rows import all_rows
@@ -40,14 +40,11 @@ def choose(keys: int, values: int, *, tensor_cores: bool) -> Config:
 
 
 def supports(case: FusedCase) -> str | None:
-    """Up to 32 bits a number, without the delta rule."""
+    """Up to 32 bits a number; with the delta rule, as many keys as a program takes."""
     if np.dtype(case["v"].dtype).itemsize == 8:
         return "has no Triton kernel for float64: its products run on float32. Cast q, k and v"
-    if "beta" in case:
-        return (
-            "has no Triton kernel for the delta rule yet, which needs all keys in one program. "
-            "Leave the implementation out for the one in matrix products"
-        )
+    if "beta" in case and (reason := attention_delta.declines(case)) is not None:
+        return reason
     side = 16 if _by_key(case) else 32
     blocks = math.prod(-(-n // side) for n in case.core("S0"))
     return uncountable(case.length, math.prod(case.batch) * blocks)
@@ -135,6 +132,8 @@ def scan(case: FusedCase, operands: Operands) -> list[Array]:
     """S_last, y and the states before every chunk."""
     if _is_empty(case):
         return plain.scan(case, operands)
+    if "beta" in case:
+        return attention_delta.scan(case, operands)
     if _by_key(case):
         return attention_key.scan(case, operands)
     run = _run(case, gradient=False)
@@ -158,6 +157,8 @@ def backward(
     """The cotangents, of each batch entry by the kernel and then summed where they are shared."""
     if _is_empty(case):
         return plain.backward(case, cotangents, operands, saved, wanted)
+    if "beta" in case:
+        return attention_delta.backward(case, cotangents, operands, saved, wanted)
     if _by_key(case):
         return attention_key.backward(case, cotangents, operands, saved, wanted)
     run = _run(case, gradient=True)

@@ -11,6 +11,7 @@ TIGHTEST = {
         "float32 K=64 V=65",
         "bfloat16 K=64 V=65",
         "bfloat16 by key K=64 V=64 log_decay reset backward",
+        "delta float16 B=256 K=128 V=65 step reset adjoint_kernel",
     ],
     "matrix": ["float32 n=16 m=8", "float64"],
     "selective": ["float32 N=16", "bfloat16 N=16", "float64 N=4"],
@@ -34,5 +35,5 @@ for launch in ptx_cases.FAMILIES[family]():
 def test_no_registers_spill(family):
     printed = run_python("-c", COMPILE, family, *TIGHTEST[family], TRITON_INTERPRET="0")
     reports = [line for line in printed.splitlines() if line.startswith("report:")]
-    assert len(reports) > len(TIGHTEST[family])
+    assert all(any(case in report for report in reports) for case in TIGHTEST[family])
     assert [report for report in reports if " 0 spills" not in report] == []
