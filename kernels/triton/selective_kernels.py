@@ -47,8 +47,11 @@ def _phi(z, e, DERIVATIVE: tl.constexpr, TERMS: tl.constexpr):
 @triton.jit
 def _at_step(tile, K: tl.constexpr, BT: tl.constexpr):
     """What a tile holds at one of its steps. The thread that asks has it: this costs nothing."""
-    # Adding -0.0 changes no number, which the compiler knows.
-    return tl.sum(tl.where((tl.arange(0, BT) == K)[:, None, None], tile, -0.0), 0)
+    # As integers, to which adding zeros changes nothing, as the compiler knows.
+    INT: tl.constexpr = tl.int64 if tile.dtype == tl.float64 else tl.int32
+    here = (tl.arange(0, BT) == K)[:, None, None]
+    bits = tl.sum(tl.where(here, tile.to(INT, bitcast=True), 0), 0)
+    return bits.to(tile.dtype, bitcast=True)
 
 
 @triton.jit
