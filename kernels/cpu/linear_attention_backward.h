@@ -1,326 +1,313 @@
-// The backward loops of linear attention.
-//
-// Keys lie across the register: the cotangents of q, k and their decays sum over values, one after
-// another, and only those of v are sums inside a register.
+// The backward loops of linear attention: chunks against time, each from the state before it.
 #pragma once
 
-#include <utility>
+#include <type_traits>
 
+#include "linear_attention_backward_delta.h"
+#include "linear_attention_backward_tile.h"
+#include "linear_attention_backward_rows.h"
 #include "linear_attention_common.h"
 
 namespace fastscan::attention {
 namespace {
 
-// The states between the steps of a chunk are computed again for so many values at once that they
-// stay in the second-level cache.
-constexpr int64_t kStateBytes = 1 << 18;
+// The registers of values of a wide tile.
+constexpr int kWide = kTile<true> / 2;
 
-template <class E>
-int64_t BlockValues(int64_t padded_keys, int64_t values) {
-  const int64_t fit = kStateBytes / (kChunk * padded_keys * int64_t{sizeof(Scalar<E>)});
-  return Min(fit < 4 ? 4 : fit / 4 * 4, values);
-}
-
-template <int distance, class V, int... I>
-inline V Across(V v, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(v, v, (I ^ distance)...);
-}
-// The sum over lanes, in all of them, always in the same order.
-template <class E, int distance = kWidth<E> / 2>
-inline Register<E> SumAcross(Register<E> v) {
-  if constexpr (distance == 0) {
-    return v;
-  } else {
-    constexpr auto index = std::make_integer_sequence<int, kWidth<E>>();
-    return SumAcross<E, distance / 2>(v + Across<distance>(v, index));
-  }
-}
-
-// What the passes over one step share. Rows of keys are padded with zeros to `stride`.
-template <class E>
-struct Step {
-  const Scalar<E>*q, *k, *decay;  // decay: one, or a row
-  const Scalar<E>* zeros;         // a row, in place of the states that are forgotten
-  int64_t stride;
-  bool reset;
-  Scalar<E> beta;
-};
-
-// The state after a step from that before it, for R values. Leaves v - k Z in `error`.
-template <class E, Decay kind, bool delta, int R>
-void Recompute(const Step<E>& step, const Scalar<E>* before, const Scalar<E>* v, Scalar<E>* after,
-               Scalar<E>* error) {
-  constexpr int W = kWidth<E>;
-  using V = Register<E>;
-  const int64_t stride = step.stride, row = step.reset ? 0 : stride;
-  if (step.reset) before = step.zeros;
-  // Copies, which the compiler knows that no store changes; so in what follows.
-  const Scalar<E>*k_row = step.k, *decay_row = step.decay;
-  const Scalar<E> step_decay = kind == Decay::kStep ? *decay_row : Scalar<E>{1};
-  V u[R];
-  Unroll<R>([&](auto r) __attribute__((always_inline)) { u[r] = V{} + v[r]; });
-  if constexpr (delta) {
-    V read[R] = {};
-    for (int64_t i = 0; i < stride; i += W) {
-      V k = LoadRaw<V>(k_row + i);
-      if constexpr (kind == Decay::kKey) k *= LoadRaw<V>(decay_row + i);
-      Unroll<R>([&](auto r) __attribute__((always_inline)) {
-        read[r] += k * LoadRaw<V>(before + r * row + i);
-      });
-    }
-    Unroll<R>([&](auto r) __attribute__((always_inline)) {
-      u[r] -= step_decay * SumAcross<E>(read[r]);
-      error[r] = u[r][0];
-      u[r] *= step.beta;
-    });
-  }
-  for (int64_t i = 0; i < stride; i += W) {
-    const V k = LoadRaw<V>(k_row + i);
-    Unroll<R>([&](auto r) __attribute__((always_inline)) {
-      V s = LoadRaw<V>(before + r * row + i);
-      if constexpr (kind == Decay::kStep) s *= step_decay;
-      if constexpr (kind == Decay::kKey) s *= LoadRaw<V>(decay_row + i);
-      StoreRaw(after + r * stride + i, V(s + k * u[r]));
-    });
-  }
-}
-
-// Where the cotangents of a step go. Those of q, k and the decays are rows of keys, or for one
-// decay a register, to which the values add.
-template <class E>
-struct StepCotangents {
-  Scalar<E>*dq, *dk, *ddecay;
-  Scalar<E>* dbeta;
-};
-
-// From dS after a step to dS before it, for R values.
-template <class E, Decay kind, bool delta, int R>
-void Retreat(const Step<E>& step, const Scalar<E>* before, const Scalar<E>* after,
-             const Scalar<E>* g, const Scalar<E>* v, const Scalar<E>* error, Scalar<E>* dS,
-             Scalar<E>* dv, const StepCotangents<E>& out) {
-  constexpr int W = kWidth<E>;
-  using V = Register<E>;
-  const int64_t stride = step.stride, row = step.reset ? 0 : stride;
-  if (step.reset) before = step.zeros;
-  const Scalar<E>*q_row = step.q, *k_row = step.k, *decay_row = step.decay;
-  Scalar<E>*dq_row = out.dq, *dk_row = out.dk, *ddecay_row = out.ddecay;
-  const Scalar<E> step_decay = kind == Decay::kStep ? *decay_row : Scalar<E>{1};
-  V du[R] = {}, u[R], g_t[R], minus_dread[R], ddecay = V{};
-  Unroll<R>([&](auto r) __attribute__((always_inline)) {
-    g_t[r] = V{} + g[r];
-    u[r] = V{} + (delta ? step.beta * error[r] : v[r]);
-  });
-  if constexpr (delta) {
-    for (int64_t i = 0; i < stride; i += W) {
-      const V q = LoadRaw<V>(q_row + i), k = LoadRaw<V>(k_row + i);
-      Unroll<R>([&](auto r) __attribute__((always_inline)) {
-        const V G = LoadRaw<V>(dS + r * stride + i) + g_t[r] * q;
-        StoreRaw(dS + r * stride + i, G);
-        du[r] += k * G;
-      });
-    }
-    Unroll<R>([&](auto r) __attribute__((always_inline)) {
-      du[r] = SumAcross<E>(du[r]);
-      *out.dbeta += du[r][0] * error[r];
-      minus_dread[r] = step.beta * du[r];
-      dv[r] = minus_dread[r][0];
-    });
-  }
-  for (int64_t i = 0; i < stride; i += W) {
-    const V q = LoadRaw<V>(q_row + i), k = LoadRaw<V>(k_row + i);
-    V dq = LoadRaw<V>(dq_row + i), dk = LoadRaw<V>(dk_row + i);
-    V decay = V{} + step_decay, key_ddecay = V{};
-    if constexpr (kind == Decay::kKey) {
-      decay = LoadRaw<V>(decay_row + i);
-      key_ddecay = LoadRaw<V>(ddecay_row + i);
-    }
-    Unroll<R>([&](auto r) __attribute__((always_inline)) {
-      V dZ = LoadRaw<V>(dS + r * stride + i);
-      if constexpr (!delta) dZ += g_t[r] * q;
-      dq += g_t[r] * LoadRaw<V>(after + r * stride + i);
-      dk += u[r] * dZ;
-      if constexpr (delta) {
-        V Z = LoadRaw<V>(before + r * row + i);
-        if constexpr (kind != Decay::kNone) Z *= decay;
-        dk -= minus_dread[r] * Z;
-        dZ -= minus_dread[r] * k;
-      } else {
-        du[r] += k * dZ;
-      }
-      if constexpr (kind != Decay::kNone) {
-        const V past = LoadRaw<V>(before + r * row + i);
-        if constexpr (kind == Decay::kKey) key_ddecay += dZ * past;
-        if constexpr (kind == Decay::kStep) ddecay += dZ * past;
-        dZ *= decay;
-      }
-      StoreRaw(dS + r * stride + i, dZ);
-    });
-    StoreRaw(dq_row + i, dq);
-    StoreRaw(dk_row + i, dk);
-    if constexpr (kind == Decay::kKey) StoreRaw(ddecay_row + i, key_ddecay);
-  }
-  if constexpr (kind == Decay::kStep) {
-    StoreRaw(out.ddecay, V(LoadRaw<V>(out.ddecay) + ddecay));
-  }
-  if constexpr (!delta) {
-    Unroll<R>([&](auto r) __attribute__((always_inline)) { dv[r] = SumAcross<E>(du[r])[0]; });
-  }
-}
-
-// The memory of a backward pass.
+// The memory of a backward pass. Rows of keys and values are cut into those of tiles, one tile
+// after another, and end in zeros.
 template <class E>
 struct Workspace {
-  Scalar<E>*dS, *states, *errors, *zeros, *q, *k, *decay, *dq, *dk, *ddecay, *dbeta;
+  Scalar<E>*dS, *S, *past;  // (tiles, values, keys), of one tile, of its steps
+  Scalar<E>*q, *k, *decay, *dq, *dk, *ddecay;       // of keys
+  Scalar<E>*u, *g, *dv;                             // of values
+  Scalar<E>* dbeta;
+  // With the delta rule, of tiles of many values: dS; and of one such tile
+  Scalar<E>*wide_dS, *wide_S, *wide_v, *wide_g, *wide_u, *wide_dv, *weights;
 
   // Returns how many elements it takes.
-  int64_t Place(Scalar<E>* base, int64_t padded_keys, int64_t values) {
-    const int64_t chunk = kChunk * padded_keys, block = BlockValues<E>(padded_keys, values);
+  int64_t Place(Scalar<E>* base, int64_t keys, int64_t values, bool delta) {
+    constexpr int64_t W = kWidth<E>, R = kTileValues<E>, kLanes = kWide * W;
+    const int64_t padded_keys = RoundUp(keys, kTileKeys * W), padded_values = RoundUp(values, R);
     int64_t used = 0;
     const auto take = [&](int64_t count) {
       Scalar<E>* p = base == nullptr ? nullptr : base + used;
-      used += RoundUp(count, kWidth<E>);
+      used += RoundUp(count, 64);
       return p;
     };
-    dS = take(values * padded_keys);
-    states = take((kChunk + 1) * block * padded_keys);
-    errors = take(kChunk * block);
-    zeros = take(padded_keys);
-    q = take(chunk);
-    k = take(chunk);
-    decay = take(chunk);
-    dq = take(chunk);
-    dk = take(chunk);
-    ddecay = take(chunk);
-    dbeta = take(kChunk);
+    dS = take(padded_keys * padded_values);
+    S = take(kTileKeys * W * R);
+    past = take(kChunk * kTileKeys * W * R);
+    for (Scalar<E>** rows : {&q, &k, &dq, &dk}) *rows = take(kChunk * padded_keys);
+    for (Scalar<E>** rows : {&decay, &ddecay}) *rows = take(kChunk * padded_keys);
+    for (Scalar<E>** rows : {&u, &g, &dv}) *rows = take(kChunk * padded_values);
+    if (delta) {
+      dbeta = take(kChunk * W);
+      wide_dS = take(keys * RoundUp(values, kLanes));
+      wide_S = take(keys * kLanes);
+      for (Scalar<E>** rows : {&wide_v, &wide_g, &wide_u, &wide_dv}) *rows = take(kChunk * kLanes);
+      weights = take(keys);
+    }
     return used;
   }
 };
 
 template <class E>
 int64_t BackwardScratch(int64_t keys, int64_t values) {
-  Workspace<E> none;
-  return none.Place(nullptr, RoundUp(keys, kWidth<E>), values) * sizeof(Scalar<E>);
+  return Workspace<E>().Place(nullptr, keys, values, true) * sizeof(Scalar<E>);
 }
+
+// What does not depend on the form: how the values `begin` to `end` of a sequence lie in tiles.
+template <class E>
+class BackwardLayout {
+ protected:
+  using T = Scalar<E>;
+  using V = Register<E>;
+  static constexpr int W = kWidth<E>, R = kTileValues<E>;
+  // Doubles, which are rare, have fewer sizes of tiles: compiling each takes time.
+  static constexpr bool kOneSize = std::is_same_v<T, double>;
+  static constexpr int64_t kKeyUnit = kOneSize ? kTileKeys * W : W;
+
+  BackwardLayout(const BackwardPart& part, bool delta)
+      : part_(part), in_(part.in), keys_(in_.keys), count_(part.end - part.begin) {
+    work_.Place(As<T>(part.scratch), keys_, count_, delta);
+  }
+
+  // body(first key, keys of the tile)
+  template <class Body>
+  void ForEachKeys(const Body& body) const {
+    for (int64_t i = 0; i < keys_; i += kTileKeys * W) {
+      body(i, Min(kTileKeys * W, RoundUp(keys_ - i, kKeyUnit)));
+    }
+  }
+  // body(first key, keys of the tile, first value)
+  template <class Body>
+  void ForEachTile(const Body& body) const {
+    ForEachKeys([&](int64_t i, int64_t size) {
+      for (int64_t j = 0; j < count_; j += R) body(i, size, j);
+    });
+  }
+  T* DState(int64_t i, int64_t size, int64_t j) const {
+    return work_.dS + i * RoundUp(count_, R) + j * size;
+  }
+  // The tile of a state at keys i and values j, where `from` is its first element.
+  void TurnTile(const T* from, int64_t stride, int64_t i, int64_t size, int64_t j, T* to) const {
+    Turn<E, R>(from, Min(size, keys_ - i), Min(R, count_ - j), stride, size, to);
+  }
+  void CutKeys(const T* rows, int64_t steps, T* tiles) const {
+    CutRows<E, kTileKeys * W>(rows, steps, keys_, keys_, LastKeys(), tiles);
+  }
+  void JoinKeys(const T* tiles, int64_t steps, T* rows) const {
+    JoinRows<E, kTileKeys * W>(tiles, steps, keys_, keys_, LastKeys(), rows);
+  }
+  // The size of the last tile, if it is not whole.
+  int64_t LastKeys() const { return RoundUp(keys_ % (kTileKeys * W), kKeyUnit); }
+  static T SumRegister(const T* p) { return SumLanes<E, W>(LoadRaw<V>(p)); }
+
+  // dS after the last step, and before the first.
+  [[gnu::noinline]] void LoadLast(bool delta) {
+    const T* g_last = As<T>(part_.g_last) + part_.begin;
+    ForEachTile([&](int64_t i, int64_t size, int64_t j) {
+      TurnTile(g_last + i * in_.values + j, in_.values, i, size, j, DState(i, size, j));
+    });
+    if (!delta) return;
+    constexpr int64_t kLanes = kWide * W;
+    for (int64_t j = 0; j < count_; j += kLanes) {
+      Pad(g_last + j, keys_, Min(kLanes, count_ - j), in_.values, work_.wide_dS + j * keys_,
+          kLanes);
+    }
+  }
+  [[gnu::noinline]] void StoreFirst() const {
+    T* dS0 = As<T>(part_.dS0) + part_.begin;
+    ForEachTile([&](int64_t i, int64_t size, int64_t j) {
+      const T* tile = DState(i, size, j);
+      for (int64_t a = 0; a < Min(size, keys_ - i); ++a) {
+        for (int64_t b = 0; b < Min(R, count_ - j); ++b) {
+          dS0[(i + a) * in_.values + j + b] = tile[b * size + a];
+        }
+      }
+    });
+  }
+  // At a reset a decay is not looked at: it may be NaN, and what it meets is zero.
+  [[gnu::noinline]] void CutDecays(const T* decay, const uint8_t* reset, int64_t steps) const {
+    CutKeys(decay, steps, work_.decay);
+    ForEachKeys([&](int64_t i, int64_t size) {
+      for (int64_t t = NextReset(reset, 0, steps); t < steps; t = NextReset(reset, t + 1, steps)) {
+        T* row = work_.decay + i * kChunk + t * size;
+        for (int64_t a = 0; a < size; ++a) row[a] = T{1};
+      }
+    });
+  }
+
+  const BackwardPart& part_;
+  const Sequence& in_;
+  const int64_t keys_, count_;
+  Workspace<E> work_;
+};
 
 template <class E, Decay kind, bool delta>
-void BackwardSteps(const BackwardPart& part) {
-  using T = Scalar<E>;
-  // The values that share the loads and stores of dq and dk, as many as registers hold.
-  constexpr int W = kWidth<E>, R = kind == Decay::kNone ? 4 : 2;
-  const Sequence& in = part.in;
-  const int64_t keys = in.keys, values = in.values, count = part.end - part.begin;
-  const int64_t stride = RoundUp(keys, W), block = BlockValues<E>(stride, count);
-  Workspace<E> work;
-  work.Place(As<T>(part.scratch), stride, count);
-  Zero(work.zeros, stride);
+class BackwardSteps : BackwardLayout<E> {
+  using Layout = BackwardLayout<E>;
+  using typename Layout::T;
+  using Layout::W, Layout::R, Layout::part_, Layout::in_, Layout::keys_, Layout::count_;
+  using Layout::work_;
 
-  const T* g_last = As<T>(part.g_last) + part.begin;
-  for (int64_t j = 0; j < count; ++j) {
-    for (int64_t i = 0; i < keys; ++i) work.dS[j * stride + i] = g_last[i * values + j];
-    Zero(work.dS + j * stride + keys, stride - keys);
+ public:
+  explicit BackwardSteps(const BackwardPart& part) : Layout(part, delta) {}
+
+  void Run() {
+    this->LoadLast(delta);
+    for (int64_t first = RoundUp(in_.steps, kChunk) - kChunk; first >= 0; first -= kChunk) {
+      RunChunk(first, Min(kChunk, in_.steps - first));
+    }
+    this->StoreFirst();
   }
 
-  const int64_t chunks = (in.steps + kChunk - 1) / kChunk;
-  for (int64_t c = chunks - 1; c >= 0; --c) {
-    const int64_t first = c * kChunk, steps = Min(kChunk, in.steps - first);
-    const auto staged = [&](const char* rows, T* room) -> const T* {
-      const T* from = As<T>(rows) + first * keys;
-      if (stride == keys) return from;
-      Pad(from, steps, keys, keys, room, stride);
-      return room;
-    };
-    const T *q = staged(in.q, work.q), *k = staged(in.k, work.k);
-    const T* decay = kind == Decay::kKey ? staged(in.decay, work.decay) : As<T>(in.decay) + first;
-    const int64_t decay_stride = kind == Decay::kKey ? stride : 1;
-    const int64_t ddecay_stride = kind == Decay::kKey ? stride : W;
-    Zero(work.dq, steps * stride);
-    Zero(work.dk, steps * stride);
-    if (kind != Decay::kNone) Zero(work.ddecay, steps * ddecay_stride);
-    Zero(work.dbeta, steps);
+ private:
+  void RunChunk(int64_t first, int64_t steps) {
+    const uint8_t* reset = in_.reset == nullptr ? nullptr : in_.reset + first;
+    const T *q = As<T>(in_.q) + first * keys_, *k = As<T>(in_.k) + first * keys_;
+    const T* decay = As<T>(in_.decay) + first * in_.decays;
+    const T* starts = As<T>(part_.starts) + first / kChunk * keys_ * in_.values + part_.begin;
+    const T* v = As<T>(in_.v) + first * in_.values + part_.begin;
+    const T* g = As<T>(part_.g) + first * in_.values + part_.begin;
+    T* dv = As<T>(part_.dv) + first * in_.values + part_.begin;
 
-    const auto step_at = [&](int64_t t) {
-      return Step<E>{q + t * stride,
-                     k + t * stride,
-                     decay + t * decay_stride,
-                     work.zeros,
-                     stride,
-                     in.reset != nullptr && in.reset[first + t] != 0,
-                     delta ? As<T>(in.beta)[first + t] : T{1}};
-    };
-    for (int64_t begin = 0; begin < count; begin += block) {
-      const int64_t rows = Min(block, count - begin), size = rows * stride;
-      const int64_t value = first * values + part.begin + begin;
-      const T *v = As<T>(in.v) + value, *g = As<T>(part.g) + value;
-      T* dv = As<T>(part.dv) + value;
-      const T* start = As<T>(part.starts) + c * keys * values + part.begin + begin;
-      for (int64_t j = 0; j < rows; ++j) {
-        for (int64_t i = 0; i < keys; ++i) work.states[j * stride + i] = start[i * values + j];
-        Zero(work.states + j * stride + keys, stride - keys);
-      }
+    // Rows of as many keys as a tile has lie as its own do.
+    const bool one = keys_ == kTileKeys * W || keys_ == Layout::kKeyUnit;
+    T *dq = As<T>(part_.dq) + first * keys_, *dk = As<T>(part_.dk) + first * keys_;
+    const T *q_tiles = one ? q : work_.q, *k_tiles = one ? k : work_.k;
+    T *dq_tiles = one ? dq : work_.dq, *dk_tiles = one ? dk : work_.dk;
+    if (!one) {
+      this->CutKeys(q, steps, work_.q);
+      this->CutKeys(k, steps, work_.k);
+    }
+    if constexpr (kind == Decay::kKey) this->CutDecays(decay, reset, steps);
+    if constexpr (kind == Decay::kStep) {
       for (int64_t t = 0; t < steps; ++t) {
-        const Step<E> step = step_at(t);
-        const T *before = work.states + t * size, *v_t = v + t * values;
-        T *after = work.states + (t + 1) * size, *error = work.errors + t * rows;
-        const auto run = [&](auto together, int64_t j) {
-          constexpr int R = decltype(together)::value;
-          const int64_t at = j * stride;
-          if (step.reset) {
-            Recompute<E, Decay::kNone, delta, R>(step, before, v_t + j, after + at, error + j);
-          } else {
-            Recompute<E, kind, delta, R>(step, before + at, v_t + j, after + at, error + j);
-          }
-        };
-        int64_t j = 0;
-        for (; j + 4 <= rows; j += 4) run(std::integral_constant<int, 4>(), j);
-        for (; j < rows; ++j) run(std::integral_constant<int, 1>(), j);
+        work_.decay[t] = reset != nullptr && reset[t] ? T{1} : decay[t];
       }
-      for (int64_t t = steps - 1; t >= 0; --t) {
-        const Step<E> step = step_at(t);
-        const T *before = work.states + t * size, *after = before + size;
-        const T *v_t = v + t * values, *g_t = g + t * values, *error = work.errors + t * rows;
-        T *dS = work.dS + begin * stride, *dv_t = dv + t * values;
-        const StepCotangents<E> out = {work.dq + t * stride, work.dk + t * stride,
-                                       work.ddecay + t * ddecay_stride, work.dbeta + t};
-        const auto run = [&](auto together, int64_t j) {
-          constexpr int R = decltype(together)::value;
-          const int64_t at = j * stride;
-          if (step.reset) {
-            Retreat<E, Decay::kNone, delta, R>(step, before, after + at, g_t + j, v_t + j,
-                                               error + j, dS + at, dv_t + j, out);
-          } else {
-            Retreat<E, kind, delta, R>(step, before + at, after + at, g_t + j, v_t + j, error + j,
-                                       dS + at, dv_t + j, out);
-          }
-        };
-        int64_t j = 0;
-        for (; j + R <= rows; j += R) run(std::integral_constant<int, R>(), j);
-        for (; j < rows; ++j) run(std::integral_constant<int, 1>(), j);
-        if (step.reset) Zero(dS, size);
-      }
+      Zero(work_.ddecay, steps * W);
+    }
+    const int64_t padded_keys = RoundUp(keys_, Layout::kKeyUnit);
+    Zero(dq_tiles, (one ? steps : kChunk) * padded_keys);
+    Zero(dk_tiles, (one ? steps : kChunk) * padded_keys);
+    if constexpr (kind == Decay::kKey) Zero(work_.ddecay, kChunk * padded_keys);
+    if constexpr (delta) {
+      RunDelta(first, steps, q, k, v, g, starts, reset, dv);
+    } else {
+      CutRows<E, R>(v, steps, count_, in_.values, R, work_.u);
+      CutRows<E, R>(g, steps, count_, in_.values, R, work_.g);
+      Zero(work_.dv, RoundUp(count_, R) * kChunk);
     }
 
+    this->ForEachTile([&](int64_t i, int64_t size, int64_t j) {
+      this->TurnTile(starts + i * in_.values + j, in_.values, i, size, j, work_.S);
+      const int64_t a = i * kChunk, b = j * kChunk;
+      const bool by_key = kind == Decay::kKey;
+      BackwardTile<E> tile;
+      tile.q = q_tiles + a;
+      tile.k = k_tiles + a;
+      tile.decay = work_.decay + (by_key ? a : 0);
+      tile.u = work_.u + b;
+      tile.g = work_.g + b;
+      tile.dq = dq_tiles + a;
+      tile.dk = dk_tiles + a;
+      tile.ddecay = work_.ddecay + (by_key ? a : 0);
+      tile.dv = work_.dv + b;
+      tile.S = work_.S;
+      tile.dS = this->DState(i, size, j);
+      tile.past = work_.past;
+      tile.reset = reset;
+      tile.steps = steps;
+      if (size == kTileKeys * W) return RunTile<E, kind, delta, kTileKeys>(tile);
+      if constexpr (!Layout::kOneSize) RunTile<E, kind, delta, 1>(tile);
+    });
+
+    if constexpr (!delta) {
+      JoinRows<E, R>(work_.dv, steps, count_, in_.values, R, dv);
+    }
+    if (!one) {
+      this->JoinKeys(work_.dq, steps, dq);
+      this->JoinKeys(work_.dk, steps, dk);
+    }
+    if constexpr (kind == Decay::kKey) {
+      this->JoinKeys(work_.ddecay, steps, As<T>(part_.dlog_decay) + first * keys_);
+    }
     for (int64_t t = 0; t < steps; ++t) {
-      const int64_t at = (first + t) * keys;
-      Copy(work.dq + t * stride, keys, As<T>(part.dq) + at);
-      Copy(work.dk + t * stride, keys, As<T>(part.dk) + at);
-      if (delta) As<T>(part.dbeta)[first + t] = work.dbeta[t];
-      const bool reset = in.reset != nullptr && in.reset[first + t];
-      if constexpr (kind == Decay::kKey) {
-        T* to = As<T>(part.dlog_decay) + at;
-        const T *from = work.ddecay + t * stride, *by = decay + t * stride;
-        for (int64_t i = 0; i < keys; ++i) to[i] = reset ? T{0} : by[i] * from[i];
+      const bool forgets = reset != nullptr && reset[t];
+      if constexpr (delta) {
+        As<T>(part_.dbeta)[first + t] = this->SumRegister(work_.dbeta + t * W);
       }
       if constexpr (kind == Decay::kStep) {
-        const T sum = SumAcross<E>(LoadRaw<Register<E>>(work.ddecay + t * W))[0];
-        As<T>(part.dlog_decay)[first + t] = reset ? T{0} : decay[t] * sum;
+        const T sum = this->SumRegister(work_.ddecay + t * W);
+        As<T>(part_.dlog_decay)[first + t] = forgets ? T{0} : decay[t] * sum;
+      }
+      if constexpr (kind == Decay::kKey) {
+        T* to = As<T>(part_.dlog_decay) + (first + t) * keys_;
+        for (int64_t i = 0; i < keys_; ++i) to[i] = forgets ? T{0} : decay[t * keys_ + i] * to[i];
       }
     }
   }
-  T* dS0 = As<T>(part.dS0) + part.begin;
-  for (int64_t j = 0; j < count; ++j) {
-    for (int64_t i = 0; i < keys; ++i) dS0[i * values + j] = work.dS[j * stride + i];
+
+  // Fills u, g and dv of all tiles.
+  void RunDelta(int64_t first, int64_t steps, const T* q, const T* k, const T* v, const T* g,
+                const T* starts, const uint8_t* reset, T* dv) {
+    const T *beta = As<T>(in_.beta) + first, *decay = As<T>(in_.decay) + first * in_.decays;
+    Zero(work_.dbeta, steps * W);
+    constexpr int64_t kLanes = kWide * W;
+    for (int64_t j = 0; j < count_; j += kLanes) {
+      const int64_t values = Min(kLanes, count_ - j);
+      T* dS = work_.wide_dS + j * keys_;
+      // Both dS begin a chunk alike: this one's errors shrink by the delta rule, the other's not.
+      this->ForEachKeys([&](int64_t i, int64_t size) {
+        for (int64_t b = 0; b < values; b += R) {
+          this->TurnTile(dS + i * kLanes + b, kLanes, i, size, j + b, this->DState(i, size, j + b));
+        }
+      });
+      const bool whole = values == kLanes;
+      if (!whole) {
+        Pad(v + j, steps, values, in_.values, work_.wide_v, kLanes);
+        Pad(g + j, steps, values, in_.values, work_.wide_g, kLanes);
+      }
+      Pad(starts + j, keys_, values, in_.values, work_.wide_S, kLanes);
+      const int64_t stride = whole ? in_.values : kLanes;
+      Tile<E> tile;
+      tile.state = work_.wide_S;
+      tile.q = q;
+      tile.k = k;
+      tile.v = whole ? v + j : work_.wide_v;
+      tile.decay = decay;
+      tile.beta = beta;
+      tile.y = work_.wide_u;
+      tile.keys = keys_;
+      tile.v_stride = stride;
+      tile.y_stride = kLanes;
+      tile.weights = work_.weights;
+      AdvanceChunk<E, kind, true, kWide, true>(tile, reset, steps);
+      DeltaTile<E> back;
+      back.dS = dS;
+      back.q = q;
+      back.k = k;
+      back.decay = decay;
+      back.beta = beta;
+      back.g = whole ? g + j : work_.wide_g;
+      back.u = work_.wide_u;
+      back.dv = whole ? dv + j : work_.wide_dv;
+      back.dbeta = work_.dbeta;
+      back.keys = keys_;
+      back.g_stride = back.dv_stride = stride;
+      back.u_stride = kLanes;
+      RetreatDelta<E, kind, kWide>(back, reset, steps);
+      CutRows<E, R>(work_.wide_u, steps, values, kLanes, R, work_.u + j * kChunk);
+      CutRows<E, R>(back.g, steps, values, stride, R, work_.g + j * kChunk);
+      CutRows<E, R>(back.dv, steps, values, stride, R, work_.dv + j * kChunk);
+      for (int64_t t = 0; !whole && t < steps; ++t) {
+        Copy(work_.wide_dv + t * kLanes, values, dv + t * in_.values + j);
+      }
+    }
   }
-}
+};
 
 }  // namespace
 }  // namespace fastscan::attention

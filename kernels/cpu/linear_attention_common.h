@@ -56,5 +56,13 @@ inline int64_t NextReset(const uint8_t* reset, int64_t t, int64_t end) {
   return t;
 }
 
+// The last step before `t` that forgets the state, or the first of all.
+inline int64_t ResetBefore(const uint8_t* reset, int64_t t) {
+  if (reset == nullptr) return 0;
+  do --t;
+  while (t > 0 && !reset[t]);
+  return t;
+}
+
 }  // namespace
 }  // namespace fastscan::attention

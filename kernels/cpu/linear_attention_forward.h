@@ -9,10 +9,33 @@
 namespace fastscan::attention {
 namespace {
 
-// The registers of values that are worked on at once. The delta rule takes a step at a time, and
-// more of them; otherwise two steps share their loads and stores of the state.
-constexpr int kTile = 2;
-constexpr int kDeltaTile = 4;
+// The registers of values that are worked on at once, where there are so many; half of them for the
+// rest. The delta rule takes a step at a time, and more of them; otherwise two steps share their
+// loads and stores of the state.
+template <bool delta>
+constexpr int kTile = delta ? 4 : 2;
+
+// The sums over keys of the delta rule wait for each other. With few registers of values, those of
+// every other key are apart.
+template <int N>
+constexpr int kApart = N < kTile<true> ? 2 : 1;
+
+// Calls body(key, which of the sums it joins).
+template <int apart, class Body>
+[[gnu::always_inline]] inline void ForEachKey(int64_t keys, const Body& body) {
+  int64_t i = 0;
+  for (; i + apart <= keys; i += apart) {
+    Unroll<apart>([&](auto a) __attribute__((always_inline)) { body(i + a, a); });
+  }
+  for (; i < keys; ++i) body(i, std::integral_constant<int, 0>());
+}
+// The sum of what is apart, in its place.
+template <class V, int apart, int N>
+[[gnu::always_inline]] inline void Join(V (&sums)[apart][N]) {
+  if constexpr (apart == 2) {
+    Unroll<N>([&](auto n) __attribute__((always_inline)) { sums[0][n] += sums[1][n]; });
+  }
+}
 
 // Some registers of values of a sequence. `state` is (keys, registers).
 template <class E>
@@ -74,60 +97,79 @@ const Scalar<E>* DecayedKeys(const Tile<E>& tile, int64_t t) {
 }
 
 // Steps `begin` to `end` with the delta rule. The pass over the state that takes a step already
-// sums what the next step reads: k Z.
-template <class E, Decay kind, int N>
+// sums what the next step reads: k Z. With `errors` y is v - k Z.
+template <class E, Decay kind, int N, bool errors>
 void AdvanceDelta(const Tile<E>& tile, int64_t begin, int64_t end) {
   constexpr int W = kWidth<E>;
   using V = Register<E>;
   const int64_t keys = tile.keys;
-  V read[N] = {};
+  constexpr int apart = kApart<N>;
+  V read[apart][N] = {};
   const Scalar<E>* weights = DecayedKeys<E, kind>(tile, begin);
-  for (int64_t i = 0; i < keys; ++i) {
+  ForEachKey<apart>(keys, [&](int64_t i, auto a) __attribute__((always_inline)) {
     Unroll<N>([&](auto n) __attribute__((always_inline)) {
-      read[n] += weights[i] * LoadRaw<V>(tile.state + (i * N + n) * W);
+      read[a][n] += weights[i] * LoadRaw<V>(tile.state + (i * N + n) * W);
     });
-  }
+  });
   for (int64_t t = begin; t < end; ++t) {
     const Scalar<E>*q = tile.q + t * keys, *k = tile.k + t * keys;
     const Scalar<E>* decay = tile.decay + t * (kind == Decay::kKey ? keys : 1);
     const Scalar<E> step_decay = kind == Decay::kStep ? *decay : Scalar<E>{1};
     const Scalar<E> beta = tile.beta[t];
-    V u[N], y[N];
+    V u[N], y[apart][N] = {};
+    Join(read);
     Unroll<N>([&](auto n) __attribute__((always_inline)) {
       const V v = LoadRaw<V>(tile.v + t * tile.v_stride + n * W);
-      u[n] = beta * (v - step_decay * read[n]);
-      y[n] = V{};
-      read[n] = V{};
+      const V error = v - step_decay * read[0][n];
+      u[n] = beta * error;
+      if constexpr (errors) y[0][n] = error;
+      Unroll<apart>([&](auto a) __attribute__((always_inline)) { read[a][n] = V{}; });
     });
     weights = DecayedKeys<E, kind>(tile, t + 1 < end ? t + 1 : t);
     Scalar<E>* state = tile.state;
-    for (int64_t i = 0; i < keys; ++i, state += N * W) {
+    ForEachKey<apart>(keys, [&](int64_t i, auto a) __attribute__((always_inline)) {
       const Scalar<E> q_i = q[i], k_i = k[i], next_i = weights[i];
       Unroll<N>([&](auto n) __attribute__((always_inline)) {
-        V s = LoadRaw<V>(state + n * W);
+        V s = LoadRaw<V>(state + (i * N + n) * W);
         if constexpr (kind == Decay::kStep) s *= step_decay;
         if constexpr (kind == Decay::kKey) s *= decay[i];
         s += k_i * u[n];
-        y[n] += q_i * s;
-        read[n] += next_i * s;
-        StoreRaw(state + n * W, s);
+        if constexpr (!errors) y[a][n] += q_i * s;
+        read[a][n] += next_i * s;
+        StoreRaw(state + (i * N + n) * W, s);
       });
-    }
+    });
+    Join(y);
     Unroll<N>([&](auto n) __attribute__((always_inline)) {
-      StoreRaw(tile.y + t * tile.y_stride + n * W, y[n]);
+      StoreRaw(tile.y + t * tile.y_stride + n * W, y[0][n]);
     });
   }
 }
 
-template <class E, Decay kind, bool delta, int N>
+template <class E, Decay kind, bool delta, int N, bool errors>
 void AdvanceSteps(const Tile<E>& tile, int64_t begin, int64_t end) {
   if (begin == end) return;
   if constexpr (delta) {
-    AdvanceDelta<E, kind, N>(tile, begin, end);
+    AdvanceDelta<E, kind, N, errors>(tile, begin, end);
   } else {
     int64_t t = begin;
     for (; t + 2 <= end; t += 2) Advance<E, kind, N, 2>(tile, t);
     if (t < end) Advance<E, kind, N, 1>(tile, t);
+  }
+}
+
+template <class E, Decay kind, bool delta, int N, bool errors = false>
+void AdvanceChunk(const Tile<E>& tile, const uint8_t* reset, int64_t steps) {
+  for (int64_t t = 0; t < steps;) {
+    if (reset != nullptr && reset[t]) {
+      // What is forgotten is not multiplied by a decay either, which might be NaN.
+      Zero(tile.state, tile.keys * N * kWidth<E>);
+      AdvanceSteps<E, Decay::kNone, delta, N, errors>(tile, t, t + 1);
+      ++t;
+    }
+    const int64_t end = NextReset(reset, t, steps);
+    AdvanceSteps<E, kind, delta, N, errors>(tile, t, end);
+    t = end;
   }
 }
 
@@ -161,18 +203,7 @@ void ForwardTile(const ForwardPart& part, int64_t begin, int64_t count, int64_t 
   const int64_t steps = last - first;
   if (!whole) Pad(v, steps, count, values, padded_v, kLanes);
 
-  const uint8_t* reset = in.reset == nullptr ? nullptr : in.reset + first;
-  for (int64_t t = 0; t < steps;) {
-    if (reset != nullptr && reset[t]) {
-      // What is forgotten is not multiplied by a decay either, which might be NaN.
-      Zero(state, keys * kLanes);
-      AdvanceSteps<E, Decay::kNone, delta, N>(tile, t, t + 1);
-      ++t;
-    }
-    const int64_t end = NextReset(reset, t, steps);
-    AdvanceSteps<E, kind, delta, N>(tile, t, end);
-    t = end;
-  }
+  AdvanceChunk<E, kind, delta, N>(tile, in.reset == nullptr ? nullptr : in.reset + first, steps);
   if (!whole) {
     for (int64_t t = 0; t < steps; ++t) Copy(padded_y + t * kLanes, count, y + t * values);
   }
@@ -181,16 +212,15 @@ void ForwardTile(const ForwardPart& part, int64_t begin, int64_t count, int64_t 
 template <class E, Decay kind, bool delta>
 void ForwardSteps(const ForwardPart& part) {
   using T = Scalar<E>;
-  constexpr int W = kWidth<E>, N = delta ? kDeltaTile : kTile;
+  constexpr int W = kWidth<E>, N = kTile<delta>, M = N / 2;
   const int64_t keys = part.in.keys, values = part.in.values, count = part.end - part.begin;
-  // A tile of one register for what does not fill a half of the wide ones.
-  const int64_t wide = RoundUp(count, W) / (N * W) * (N * W);
+  const int64_t wide = RoundUp(count, M * W) / (N * W) * (N * W);
   T* states = As<T>(part.scratch);
-  T* scratch = states + keys * RoundUp(count, W);
+  T* scratch = states + keys * RoundUp(count, M * W);
 
   // The state of the values from `lane` on, and how many there are in one tile.
   const auto state = [&](int64_t lane) { return states + keys * lane; };
-  const auto lanes = [&](int64_t lane) { return lane < wide ? N * W : W; };
+  const auto lanes = [&](int64_t lane) { return lane < wide ? N * W : M * W; };
   const T* S0 = As<T>(part.S0) + part.begin;
   for (int64_t lane = 0; lane < count; lane += lanes(lane)) {
     Pad(S0 + lane, keys, Min(count - lane, lanes(lane)), values, state(lane), lanes(lane));
@@ -202,7 +232,7 @@ void ForwardSteps(const ForwardPart& part) {
       if (lane < wide) {
         ForwardTile<E, kind, delta, N>(part, begin, some, first, last, state(lane), scratch);
       } else {
-        ForwardTile<E, kind, delta, 1>(part, begin, some, first, last, state(lane), scratch);
+        ForwardTile<E, kind, delta, M>(part, begin, some, first, last, state(lane), scratch);
       }
     }
   }
@@ -217,8 +247,8 @@ void ForwardSteps(const ForwardPart& part) {
 
 template <class E>
 int64_t ForwardScratch(int64_t keys, int64_t values) {
-  constexpr int64_t kLanes = kDeltaTile * kWidth<E>;
-  const int64_t state = keys * RoundUp(values, kWidth<E>);
+  constexpr int64_t kLanes = kTile<true> * kWidth<E>;
+  const int64_t state = keys * RoundUp(values, kLanes / 2);
   return (state + RoundUp(keys, kLanes) + 2 * kChunk * kLanes) * sizeof(Scalar<E>);
 }
 

@@ -33,11 +33,11 @@ template <class E, bool delta>
 void BackwardByDecay(const BackwardPart& part) {
   switch (DecayOf(part.in)) {
     case Decay::kNone:
-      return BackwardSteps<E, Decay::kNone, delta>(part);
+      return BackwardSteps<E, Decay::kNone, delta>(part).Run();
     case Decay::kStep:
-      return BackwardSteps<E, Decay::kStep, delta>(part);
+      return BackwardSteps<E, Decay::kStep, delta>(part).Run();
     case Decay::kKey:
-      return BackwardSteps<E, Decay::kKey, delta>(part);
+      return BackwardSteps<E, Decay::kKey, delta>(part).Run();
   }
 }
 template <class E>
