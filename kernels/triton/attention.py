@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import triton
-import triton.language as tl
 from jax import Array
 
 from fastscan.kernels.attention import CHUNK, FAMILY
-from fastscan.kernels.case import FusedCase, Operands, accumulation_dtype
+from fastscan.kernels.case import FusedCase, Operands
 from fastscan.kernels.chunked import attention as plain
 from fastscan.kernels.linear import unbroadcast
 from fastscan.kernels.triton import attention_delta, attention_key
+from fastscan.kernels.triton.attention_blocks import Blocks
 from fastscan.kernels.triton.attention_kernels import backward_kernel, scan_kernel
-from fastscan.kernels.triton.launch import launch, like, uncountable
+from fastscan.kernels.triton.launch import like, uncountable
 from fastscan.kernels.triton.rows import all_rows
 
 
@@ -58,74 +57,18 @@ def _by_key(case: FusedCase) -> bool:
     return "log_decay" in case and case.core("log_decay")[1] != 1
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What the launches of a case have in common."""
-
-    case: FusedCase
-    config: Config
-    tensor_cores: bool
-
-    @property
-    def key_blocks(self) -> int:
-        """The number of blocks of keys."""
-        return -(-self.case.core("k")[1] // self.config.keys)
-
-    @property
-    def value_blocks(self) -> int:
-        """The number of blocks of values."""
-        return -(-self.case.core("v")[1] // self.config.values)
-
-    @property
-    def programs(self) -> int:
-        """A block of keys by a block of values of a batch entry each."""
-        return math.prod(self.case.batch) * self.key_blocks * self.value_blocks
-
-    def launch(
-        self, kernel: Any, inputs: Sequence[Array], outputs: Sequence[Any], own: int
-    ) -> list[Array]:
-        """Start a kernel with what both are told."""
-        case, config = self.case, self.config
-        return launch(
-            kernel,
-            (self.programs,),
-            inputs,
-            (case.length,),
-            outputs,
-            warps=config.warps,
-            constants={
-                "OWN": own,
-                "DECAY": "log_decay" in case,
-                "RESET": "reset" in case,
-                "PRECISION": "tf32" if self.tensor_cores else "ieee",
-                "STATE": tl.float32,
-                "KEYS": case.core("k")[1],
-                "VALUES": case.core("v")[1],
-                "CHUNK": CHUNK,
-                "C": config.steps,
-                "BK": config.keys,
-                "BV": config.values,
-            },
-        )
-
-    def part(self, name: str, blocks: int) -> Any:
-        """The type of what each of some blocks adds to an operand or its like."""
-        case = self.case
-        dtype = case[name].dtype if blocks == 1 else accumulation_dtype(np.dtype(case[name].dtype))
-        return like((*case.batch, blocks, *case.core(name)), dtype)
-
-    def whole(self, part: Array, name: str) -> Array:
-        """The sum over the blocks."""
-        return jnp.sum(part, len(self.case.batch)).astype(self.case[name].dtype)
-
-
-def _run(case: FusedCase, *, gradient: bool) -> _Run:
+def _run(case: FusedCase, *, gradient: bool) -> Blocks:
     # They see 11 bits of a number: more than a bfloat16 has, but the states of the others would
     # lose as much as these are rounded by. Three products of the halves of each number would do,
     # and take more registers than there are; as does the gradient in any case.
     tensor_cores = case["v"].dtype == jnp.bfloat16 and not gradient
-    keys, values = case.core("k")[1], case.core("v")[1]
-    return _Run(case, choose(keys, values, tensor_cores=tensor_cores), tensor_cores)
+    config = choose(case.core("k")[1], case.core("v")[1], tensor_cores=tensor_cores)
+    constants = {
+        "DECAY": "log_decay" in case,
+        "PRECISION": "tf32" if tensor_cores else "ieee",
+        "C": config.steps,
+    }
+    return Blocks(case, config.keys, config.values, config.warps, constants)
 
 
 def scan(case: FusedCase, operands: Operands) -> list[Array]:
@@ -162,12 +105,12 @@ def backward(
     if _by_key(case):
         return attention_key.backward(case, cotangents, operands, saved, wanted)
     run = _run(case, gradient=True)
-    config, batch = run.config, case.batch
+    batch = case.batch
     given = {**operands, "g_last": cotangents[0], "g": cotangents[1], "starts": saved[2]}
     names = ("q", "k", "v", "log_decay", "reset", "g_last", "g", "starts")
     inputs, own = all_rows(batch, given, names)
     blocks = run.key_blocks * run.value_blocks
-    kept = (run.programs, 2, CHUNK // config.steps, config.keys, config.values)
+    kept = (run.programs, 2, CHUNK // run.constants["C"], run.keys, run.values)
     dq, dk, dv, dl, dS0, _ = run.launch(
         backward_kernel,
         inputs,

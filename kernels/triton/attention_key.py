@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import triton
-import triton.language as tl
 from jax import Array
 
 from fastscan.kernels.attention import CHUNK, FAMILY
-from fastscan.kernels.case import FusedCase, Operands, accumulation_dtype
+from fastscan.kernels.case import FusedCase, Operands
 from fastscan.kernels.linear import unbroadcast
+from fastscan.kernels.triton.attention_blocks import Blocks
 from fastscan.kernels.triton.attention_key_kernels import backward_kernel, scan_kernel
-from fastscan.kernels.triton.launch import launch, like
+from fastscan.kernels.triton.launch import like
 from fastscan.kernels.triton.rows import all_rows
 
 LANES = 32
@@ -53,74 +50,23 @@ def choose(keys: int, values: int, *, gradient: bool) -> Config:
     return Config(keys, min(values, 4 * value_lanes), LANES // value_lanes, value_lanes)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What the launches of a case have in common."""
-
-    case: FusedCase
-    config: Config
-
-    @property
-    def key_blocks(self) -> int:
-        """The number of blocks of keys."""
-        return -(-self.case.core("k")[1] // self.config.keys)
-
-    @property
-    def value_blocks(self) -> int:
-        """The number of blocks of values."""
-        return -(-self.case.core("v")[1] // self.config.values)
-
-    @property
-    def programs(self) -> int:
-        """A block of keys by a block of values of a batch entry each."""
-        return math.prod(self.case.batch) * self.key_blocks * self.value_blocks
-
-    def launch(
-        self, kernel: Any, inputs: Sequence[Array], outputs: Sequence[Any], own: int
-    ) -> list[Array]:
-        """Start a kernel with what both are told."""
-        case, config = self.case, self.config
-        return launch(
-            kernel,
-            (self.programs,),
-            inputs,
-            (case.length,),
-            outputs,
-            warps=1,
-            constants={
-                "OWN": own,
-                "RESET": "reset" in case,
-                "STATE": tl.float32,
-                "KEYS": case.core("k")[1],
-                "VALUES": case.core("v")[1],
-                "CHUNK": CHUNK,
-                "BT": config.steps,
-                "BK": config.keys,
-                "BV": config.values,
-                "KL": config.key_lanes,
-                "VL": config.value_lanes,
-                "STAGES": config.stages,
-            },
-        )
-
-    def part(self, name: str, blocks: int) -> Any:
-        """The type of what each of some blocks adds to an operand or its like."""
-        case = self.case
-        dtype = case[name].dtype if blocks == 1 else accumulation_dtype(np.dtype(case[name].dtype))
-        return like((*case.batch, blocks, *case.core(name)), dtype)
-
-    def whole(self, part: Array, name: str) -> Array:
-        """The sum over the blocks."""
-        return jnp.sum(part, len(self.case.batch)).astype(self.case[name].dtype)
+def _run(case: FusedCase, config: Config) -> Blocks:
+    constants = {
+        "BT": config.steps,
+        "KL": config.key_lanes,
+        "VL": config.value_lanes,
+        "STAGES": config.stages,
+    }
+    return Blocks(case, config.keys, config.values, 1, constants)
 
 
-def _run(case: FusedCase, *, gradient: bool) -> _Run:
-    return _Run(case, choose(case.core("k")[1], case.core("v")[1], gradient=gradient))
+def _choose(case: FusedCase, *, gradient: bool) -> Config:
+    return choose(case.core("k")[1], case.core("v")[1], gradient=gradient)
 
 
 def scan(case: FusedCase, operands: Operands) -> list[Array]:
     """S_last, y and the states before every chunk."""
-    run = _run(case, gradient=False)
+    run = _run(case, _choose(case, gradient=False))
     names = ("q", "k", "v", "log_decay", "reset", "S0")
     inputs, own = all_rows(case.batch, operands, names)
     last, _, starts = (
@@ -139,8 +85,8 @@ def backward(
     wanted: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Array]:
     """The cotangents, of each batch entry by the kernel and then summed where they are shared."""
-    run = _run(case, gradient=True)
-    config, batch = run.config, case.batch
+    config, batch = _choose(case, gradient=True), case.batch
+    run = _run(case, config)
     given = {**operands, "g_last": cotangents[0], "g": cotangents[1], "starts": saved[2]}
     names = ("q", "k", "v", "log_decay", "reset", "g_last", "g", "starts")
     inputs, own = all_rows(batch, given, names)
